@@ -1,0 +1,1 @@
+"""Raw video in, captioned WebDataset shards out."""

@@ -1,0 +1,260 @@
+"""The contract between the data engine and whoever reads its tables and shards.
+
+Standard library only: training, notebooks and other tools may import this module without
+paying for Ray, torch or OpenCV.
+
+A clip is a row. It is in exactly one of three states, and the counts add up::
+
+    kept      passed every filter so far
+    rejected  a filter turned it down; `rejected_by` names the filter
+    failed    a step could not process it; `error` says why
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Any, Self
+
+SCHEMA_VERSION = 1
+
+VIDEO_MEMBER = "mp4"
+"""Extension of the encoded clip inside a shard."""
+RECORD_MEMBER = "json"
+"""Extension of the `ClipRecord` inside a shard."""
+CAPTION_MEMBER = "txt"
+"""Extension of the first caption inside a shard: what plain WebDataset readers expect."""
+
+MANIFEST_NAME = "manifest.json"
+
+
+class SchemaError(ValueError):
+    """A record was written by another version of the schema, or lacks a field."""
+
+
+class Rejection(StrEnum):
+    """Why a filter dropped a clip. One clip has at most one reason: the first that applied."""
+
+    TOO_SHORT = "too_short"
+    TOO_SMALL = "too_small"
+    TOO_STATIC = "too_static"
+    TOO_SHAKY = "too_shaky"
+    TOO_DARK = "too_dark"
+    TOO_BRIGHT = "too_bright"
+    TOO_BLURRY = "too_blurry"
+    LOW_QUALITY = "low_quality"
+    TOO_MUCH_TEXT = "too_much_text"
+    CAPTION_MISMATCH = "caption_mismatch"
+    NOT_SCORED = "not_scored"
+
+
+class ClipStatus(StrEnum):
+    KEPT = "kept"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """A number and the backend that made it; numbers of two backends are not comparable."""
+
+    value: float
+    backend: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caption:
+    """One description of a clip. Several may coexist."""
+
+    text: str
+    source: str
+    """`template`, `vlm`, `endpoint`, or `original` for text that came with the source."""
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipRecord:
+    """What is known of one clip, and no more.
+
+    `start_s` and `end_s` are half-open on the timeline of the source (presentation time). `height_px` and
+    `width_px` are the display size of the source, after rotation and pixel aspect ratio.
+    """
+
+    clip_id: str
+    source_id: str
+    source_uri: str
+    start_s: float
+    end_s: float
+    fps: float
+    num_frames: int
+    height_px: int
+    width_px: int
+    scores: dict[str, Score] = field(default_factory=dict[str, Score])
+    captions: tuple[Caption, ...] = ()
+    rejected_by: Rejection | None = None
+    error: str | None = None
+    attribution: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def duration_s(self) -> float:
+        return self.end_s - self.start_s
+
+    @property
+    def status(self) -> ClipStatus:
+        if self.error is not None:
+            return ClipStatus.FAILED
+        return ClipStatus.KEPT if self.rejected_by is None else ClipStatus.REJECTED
+
+    def score(self, name: str) -> float | None:
+        """The value of a score, or None where it was not measured."""
+        found = self.scores.get(name)
+        return None if found is None else found.value
+
+    def with_scores(self, scores: dict[str, Score]) -> Self:
+        return replace(self, scores={**self.scores, **scores})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Build a record from plain values.
+
+        Raises:
+            SchemaError: the version is not ours, or a field is missing or unknown.
+        """
+        _check_fields(cls, data, "clip record")
+        rejected_by = data["rejected_by"]
+        return cls(
+            **{
+                **data,
+                "scores": {name: Score(**score) for name, score in data["scores"].items()},
+                "captions": tuple(Caption(**caption) for caption in data["captions"]),
+                "rejected_by": None if rejected_by is None else Rejection(rejected_by),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        return cls.from_dict(json.loads(text))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceVideo:
+    """A readable source video. `source_id` is a hash of its bytes, so a renamed file is the same source."""
+
+    source_id: str
+    uri: str
+    size_bytes: int
+    codec: str
+    height_px: int
+    width_px: int
+    rotation_deg: int
+    fps: float
+    duration_s: float
+    attribution: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuarantinedSource:
+    """A source that could not be read, and why."""
+
+    uri: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardMember:
+    """Where one file of one sample lies inside its shard: read it with a single `pread`."""
+
+    offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardSample:
+    """One clip inside a shard. `members` is keyed by extension (`mp4`, `json`, `txt`)."""
+
+    clip_id: str
+    members: dict[str, ShardMember]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardEntry:
+    """One tar of a data set, with the index of its members."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+    samples: tuple[ShardSample, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardManifest:
+    """What `shards/manifest.json` holds: every shard, its hash and the place of every member."""
+
+    shards: tuple[ShardEntry, ...]
+    config: dict[str, Any]
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def num_clips(self) -> int:
+        return sum(len(shard.samples) for shard in self.shards)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Parse a manifest.
+
+        Raises:
+            SchemaError: the version is not ours, or a field is missing or unknown.
+        """
+        data = json.loads(text)
+        _check_fields(cls, data, "shard manifest")
+        return cls(
+            shards=tuple(shard_entry_from_dict(shard) for shard in data["shards"]),
+            config=data["config"],
+            schema_version=data["schema_version"],
+        )
+
+
+def shard_entry_from_dict(data: dict[str, Any]) -> ShardEntry:
+    samples = tuple(
+        ShardSample(
+            clip_id=sample["clip_id"],
+            members={ext: ShardMember(**place) for ext, place in sample["members"].items()},
+        )
+        for sample in data["samples"]
+    )
+    return ShardEntry(**{**data, "samples": samples})
+
+
+def clip_id(source_id: str, start_s: float, end_s: float) -> str:
+    """A stable id of a span of a source: the same bytes and times give the same id anywhere.
+
+    Holds no dot, because WebDataset splits member names at the first one.
+    """
+    span_us = f"{source_id}:{round(start_s * 1e6)}:{round(end_s * 1e6)}"
+    return hashlib.sha256(span_us.encode()).hexdigest()[:20]
+
+
+def _check_fields(cls: type[Any], data: dict[str, Any], what: str) -> None:
+    version = data.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise SchemaError(
+            f"{what} has schema_version {version!r}, this code reads {SCHEMA_VERSION}; "
+            "run the step that wrote it again, or check out the commit that wrote it"
+        )
+    expected = {f.name for f in fields(cls)}
+    if set(data) != expected:
+        raise SchemaError(
+            f"{what} has missing fields {sorted(expected - set(data))} "
+            f"and unknown fields {sorted(set(data) - expected)}"
+        )

@@ -1,0 +1,1 @@
+"""The STIV diffusion transformer, its objective, guidance and samplers."""

@@ -1,0 +1,1 @@
+"""The ways in: the `stiv` command line and the Dagster definitions."""

@@ -1,0 +1,1 @@
+"""Shards in, trained STIV weights out."""
