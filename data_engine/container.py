@@ -1,0 +1,91 @@
+"""Opening a media file that nobody vouches for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from data_engine.errors import UnreadableSourceError
+
+# Playlists and concat scripts can name other files and network addresses, so only containers that hold
+# their own data are tried, and no protocol but plain files.
+_FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf"
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+
+
+@contextmanager
+def open_video(path: Path, num_threads: int = 0) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its first video stream, closed on leaving. `num_threads` 0 lets the codec choose.
+
+    Raises:
+        UnreadableSourceError: not a media file of a known kind, or it holds no video.
+    """
+    try:
+        container = av.open(str(path), options=_OPTIONS)
+    except (av.FFmpegError, OSError) as error:
+        raise UnreadableSourceError("not_a_video", str(error)) from error
+    with container:
+        # An attached picture (cover art) is a video stream to FFmpeg and a still to everybody else.
+        streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+        if not streams:
+            raise UnreadableSourceError("no_video_stream", f"{path.name} has no video stream")
+        stream = streams[0]
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = num_threads
+        yield container, stream
+
+
+def display_size(stream: VideoStream, rotation_deg: int) -> tuple[int, int]:
+    """Height and width in pixels as a person sees them: square pixels, upright."""
+    aspect = stream.sample_aspect_ratio
+    width = round(stream.width * float(aspect)) if aspect else stream.width
+    return (width, stream.height) if rotation_deg % 180 else (stream.height, width)
+
+
+def fit_long_side(height_px: int, width_px: int, long_side_px: int) -> tuple[int, int]:
+    """Even height and width with the same aspect and at most this long side; never larger than before."""
+    scale = min(1.0, long_side_px / max(height_px, width_px))
+    return _even(height_px * scale), _even(width_px * scale)
+
+
+def fit_short_side(height_px: int, width_px: int, short_side_px: int) -> tuple[int, int]:
+    """Even height and width with the same aspect and at most this short side; never larger than before."""
+    scale = min(1.0, short_side_px / min(height_px, width_px))
+    return _even(height_px * scale), _even(width_px * scale)
+
+
+def upright_rgb(frame: VideoFrame, height_px: int, width_px: int, rotation_deg: int) -> NDArray[np.uint8]:
+    """A frame as HxWx3 RGB at this display size, turned upright."""
+    if rotation_deg % 180:
+        height_px, width_px = width_px, height_px
+    image = frame.to_ndarray(
+        format="rgb24", width=width_px, height=height_px, interpolation="FAST_BILINEAR"
+    )
+    # FFmpeg's angle is counter-clockwise; so is numpy's.
+    return np.ascontiguousarray(np.rot90(image, k=rotation_deg // 90 % 4))
+
+
+def encode_jpeg(image_rgb: NDArray[np.uint8], quality: int = 88) -> bytes:
+    done, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
+    assert done, "an 8-bit colour image can always be written as JPEG"
+    return data.tobytes()
+
+
+def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
+    """HxWx3 RGB from the JPEG of a kept frame."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None, "kept frames were written by encode_jpeg"
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def _even(size: float) -> int:
+    return max(2, round(size / 2) * 2)

@@ -1,0 +1,264 @@
+"""Tables on disk: Parquet with a versioned schema, written atomically, read back as records.
+
+A data set is a folder::
+
+    config.json               the resolved configuration
+    sources.parquet           readable source videos
+    quarantine.parquet        sources that could not be read, with the reason
+    cuts/<source_id>.parquet  what the decode pass of one source found; its frames lie beside it
+    scores/*.parquet          append-only: what the expensive scorers said, keyed by clip and scorer
+    scored_clips.parquet      every clip with its scores and the decision so far
+    captioned_clips.parquet   the clips that were kept, with captions
+    sharded_clips.parquet     the clips that were still kept, after encoding
+    shards/                   WebDataset tars and manifest.json
+    report/                   index.html and its pictures
+
+Each table stores a fingerprint of what it was made from, so that a step that is asked for the same
+thing again can see that its work is done.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from data_engine.errors import TableError
+from data_engine.schema import SCHEMA_VERSION, ClipRecord, QuarantinedSource, SourceVideo
+
+_SCORES = pa.map_(pa.string(), pa.struct([("value", pa.float64()), ("backend", pa.string())]))
+_CAPTIONS = pa.list_(
+    pa.struct([("text", pa.string()), ("source", pa.string()), ("model", pa.string())])
+)
+
+CLIPS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("source_id", pa.string()),
+        ("source_uri", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("fps", pa.float64()),
+        ("num_frames", pa.int64()),
+        ("height_px", pa.int64()),
+        ("width_px", pa.int64()),
+        ("scores", _SCORES),
+        ("captions", _CAPTIONS),
+        ("rejected_by", pa.string()),
+        ("error", pa.string()),
+        ("attribution", pa.string()),
+        ("schema_version", pa.int64()),
+    ]
+)
+SOURCES = pa.schema(
+    [
+        ("source_id", pa.string()),
+        ("uri", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("codec", pa.string()),
+        ("height_px", pa.int64()),
+        ("width_px", pa.int64()),
+        ("rotation_deg", pa.int64()),
+        ("fps", pa.float64()),
+        ("duration_s", pa.float64()),
+        ("attribution", pa.string()),
+    ]
+)
+QUARANTINE = pa.schema([("uri", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+FRAMES = pa.schema([("clip_id", pa.string()), ("time_s", pa.float64()), ("jpeg", pa.binary())])
+SCORES = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("scorer", pa.string()),
+        ("backend", pa.string()),
+        ("value", pa.float64()),
+        ("texts", pa.list_(pa.string())),
+        ("error", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class DatasetPaths:
+    """Where everything of one data set lies."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def sources(self) -> Path:
+        return self.root / "sources.parquet"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.root / "quarantine.parquet"
+
+    def cuts(self, source_id: str) -> Path:
+        return self.root / "cuts" / f"{source_id}.parquet"
+
+    def frames(self, source_id: str) -> Path:
+        return self.root / "cuts" / f"{source_id}.frames.parquet"
+
+    @property
+    def scores(self) -> Path:
+        return self.root / "scores"
+
+    @property
+    def scored_clips(self) -> Path:
+        return self.root / "scored_clips.parquet"
+
+    @property
+    def captioned_clips(self) -> Path:
+        return self.root / "captioned_clips.parquet"
+
+    @property
+    def sharded_clips(self) -> Path:
+        return self.root / "sharded_clips.parquet"
+
+    @property
+    def shards(self) -> Path:
+        return self.root / "shards"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+
+def fingerprint(*parts: object) -> str:
+    """A short hash of configurations and values: equal parts, equal fingerprint."""
+    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    text = json.dumps([SCHEMA_VERSION, plain], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name only when it is complete and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner can read.
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    with write_atomically(path) as file:
+        file.write(text.encode())
+
+
+def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema, made_from: str) -> None:
+    """Write rows with the fingerprint of what they were made from."""
+    metadata = {"stiv.schema_version": str(SCHEMA_VERSION), "stiv.made_from": made_from}
+    table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata(metadata))
+    with write_atomically(path) as file:
+        pq.write_table(table, file)
+
+
+def is_made_from(path: Path, made_from: str) -> bool:
+    """Whether the table exists and was made from exactly this."""
+    if not path.exists():
+        return False
+    return _metadata(path).get(b"stiv.made_from") == made_from.encode()
+
+
+def made_from(path: Path) -> str:
+    """The fingerprint stored in a table.
+
+    Raises:
+        TableError: the table does not exist.
+    """
+    _require(path)
+    return _metadata(path)[b"stiv.made_from"].decode()
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of a table as plain values.
+
+    Raises:
+        TableError: the table does not exist, or another schema version wrote it.
+    """
+    _require(path)
+    found = _metadata(path).get(b"stiv.schema_version", b"none").decode()
+    if found != str(SCHEMA_VERSION):
+        raise TableError(
+            f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}; "
+            "delete the data set and curate again, or check out the commit that wrote it"
+        )
+    return pq.read_table(path, columns=columns).to_pylist(maps_as_pydicts="strict")
+
+
+def read_clips(path: Path) -> list[ClipRecord]:
+    return [ClipRecord.from_dict(row) for row in read_table(path)]
+
+
+def write_clips(path: Path, records: Iterable[ClipRecord], made_from: str) -> None:
+    """Clips in an order that does not depend on which worker was faster."""
+    ordered = sorted(records, key=lambda record: (record.source_id, record.start_s))
+    write_table(path, (record.to_dict() for record in ordered), CLIPS, made_from)
+
+
+def read_sources(path: Path) -> list[SourceVideo]:
+    return [SourceVideo(**row) for row in read_table(path)]
+
+
+def read_quarantine(path: Path) -> list[QuarantinedSource]:
+    return [QuarantinedSource(**row) for row in read_table(path)]
+
+
+def rows_of(records: Iterable[SourceVideo | QuarantinedSource]) -> list[dict[str, Any]]:
+    return [asdict(record) for record in records]
+
+
+def load_clips(paths: DatasetPaths) -> list[ClipRecord]:
+    """Every clip that was cut, each as the last step that touched it left it.
+
+    Raises:
+        TableError: the clips were never scored.
+    """
+    latest = {record.clip_id: record for record in read_clips(paths.scored_clips)}
+    for path in (paths.captioned_clips, paths.sharded_clips):
+        if path.exists():
+            # A later table may be older than an earlier one; then only its still known clips count.
+            latest.update({r.clip_id: r for r in read_clips(path) if _follows(latest, r)})
+    return sorted(latest.values(), key=lambda record: (record.source_id, record.start_s))
+
+
+def _follows(latest: dict[str, ClipRecord], record: ClipRecord) -> bool:
+    before = latest.get(record.clip_id)
+    return before is not None and before.rejected_by is None and before.error is None
+
+
+def _require(path: Path) -> None:
+    if not path.exists():
+        raise TableError(f"{path} does not exist; run the step that writes it (`stiv curate`)")
+
+
+def _metadata(path: Path) -> dict[bytes, bytes]:
+    return pq.read_schema(path).metadata or {}
+
+
+def _check_schema_covers_record() -> None:
+    # A field that is added to the record and forgotten here would be lost without a word.
+    assert [f.name for f in fields(ClipRecord)] == CLIPS.names
+
+
+_check_schema_covers_record()
