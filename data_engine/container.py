@@ -33,7 +33,9 @@ def open_video(path: Path, num_threads: int = 0) -> Iterator[tuple[InputContaine
         raise UnreadableSourceError("not_a_video", str(error)) from error
     with container:
         # An attached picture (cover art) is a video stream to FFmpeg and a still to everybody else.
-        streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+        streams = [
+            s for s in container.streams.video if not s.disposition & s.disposition.attached_pic
+        ]
         if not streams:
             raise UnreadableSourceError("no_video_stream", f"{path.name} has no video stream")
         stream = streams[0]
@@ -61,7 +63,9 @@ def fit_short_side(height_px: int, width_px: int, short_side_px: int) -> tuple[i
     return _even(height_px * scale), _even(width_px * scale)
 
 
-def upright_rgb(frame: VideoFrame, height_px: int, width_px: int, rotation_deg: int) -> NDArray[np.uint8]:
+def upright_rgb(
+    frame: VideoFrame, height_px: int, width_px: int, rotation_deg: int
+) -> NDArray[np.uint8]:
     """A frame as HxWx3 RGB at this display size, turned upright."""
     if rotation_deg % 180:
         height_px, width_px = width_px, height_px

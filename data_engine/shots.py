@@ -46,9 +46,7 @@ class ShotDetector:
                 adaptive_threshold=config.adaptive_threshold, min_scene_len=min_shot_frames
             )
             if config.detector == "adaptive"
-            else ContentDetector(
-                threshold=config.content_threshold, min_scene_len=min_shot_frames
-            )
+            else ContentDetector(threshold=config.content_threshold, min_scene_len=min_shot_frames)
         )
         self._fades = ThresholdDetector(
             threshold=config.fade_luma, min_scene_len=1, add_final_scene=True
@@ -98,7 +96,7 @@ class ShotDetector:
             end += 1
         ramp_start, ramp_end = first, end
         while (
-            0 < ramp_start
+            ramp_start > 0
             and first - ramp_start < reach
             and luma[ramp_start - 1] - luma[ramp_start] > _MIN_FADE_STEP
         ):

@@ -1,6 +1,5 @@
 """From what the user names (a file, a folder, a glob) to a list of files that may be videos."""
 
-import glob
 import hashlib
 import json
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ def list_sources(source: str) -> list[SourceFile]:
     elif given.is_file():
         files, looked_for = [given], ""
     else:
-        files = [Path(match) for match in glob.glob(str(given), recursive=True)]
+        files = list(Path(given.anchor).glob(str(given.relative_to(given.anchor))))
         looked_for = "a file, a folder or a glob"
     found = sorted(path.resolve() for path in files if path.is_file())
     if not found:

@@ -7,6 +7,7 @@ A data set is a folder::
     quarantine.parquet        sources that could not be read, with the reason
     cuts/<source_id>.parquet  what the decode pass of one source found; its frames lie beside it
     scores/*.parquet          append-only: what the expensive scorers said, keyed by clip and scorer
+    captions/*.parquet        append-only: captions and their agreement with the frames
     scored_clips.parquet      every clip with its scores and the decision so far
     captioned_clips.parquet   the clips that were kept, with captions
     sharded_clips.parquet     the clips that were still kept, after encoding
@@ -34,10 +35,8 @@ from pydantic import BaseModel
 from data_engine.errors import TableError
 from data_engine.schema import SCHEMA_VERSION, ClipRecord, QuarantinedSource, SourceVideo
 
-_SCORES = pa.map_(pa.string(), pa.struct([("value", pa.float64()), ("backend", pa.string())]))
-_CAPTIONS = pa.list_(
-    pa.struct([("text", pa.string()), ("source", pa.string()), ("model", pa.string())])
-)
+_SCORE = pa.struct([("value", pa.float64()), ("backend", pa.string())])
+_CAPTION = pa.struct([("text", pa.string()), ("source", pa.string()), ("model", pa.string())])
 
 CLIPS = pa.schema(
     [
@@ -50,8 +49,8 @@ CLIPS = pa.schema(
         ("num_frames", pa.int64()),
         ("height_px", pa.int64()),
         ("width_px", pa.int64()),
-        ("scores", _SCORES),
-        ("captions", _CAPTIONS),
+        ("scores", pa.map_(pa.string(), _SCORE)),
+        ("captions", pa.list_(_CAPTION)),
         ("rejected_by", pa.string()),
         ("error", pa.string()),
         ("attribution", pa.string()),
@@ -81,7 +80,14 @@ SCORES = pa.schema(
         ("backend", pa.string()),
         ("value", pa.float64()),
         ("texts", pa.list_(pa.string())),
-        ("error", pa.string()),
+    ]
+)
+CAPTIONS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("caption", _CAPTION),
+        ("similarity_name", pa.string()),
+        ("similarity", _SCORE),
     ]
 )
 
@@ -115,6 +121,10 @@ class DatasetPaths:
         return self.root / "scores"
 
     @property
+    def captions(self) -> Path:
+        return self.root / "captions"
+
+    @property
     def scored_clips(self) -> Path:
         return self.root / "scored_clips.parquet"
 
@@ -137,7 +147,9 @@ class DatasetPaths:
 
 def fingerprint(*parts: object) -> str:
     """A short hash of configurations and values: equal parts, equal fingerprint."""
-    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    plain = [
+        part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts
+    ]
     text = json.dumps([SCHEMA_VERSION, plain], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -165,7 +177,9 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema, made_from: str) -> None:
+def write_table(
+    path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema, made_from: str
+) -> None:
     """Write rows with the fingerprint of what they were made from."""
     metadata = {"stiv.schema_version": str(SCHEMA_VERSION), "stiv.made_from": made_from}
     table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata(metadata))
@@ -204,6 +218,12 @@ def read_table(path: Path, columns: list[str] | None = None) -> list[dict[str, A
             "delete the data set and curate again, or check out the commit that wrote it"
         )
     return pq.read_table(path, columns=columns).to_pylist(maps_as_pydicts="strict")
+
+
+def read_parts(folder: Path, made_from: str) -> list[dict[str, Any]]:
+    """The rows of an append-only table: of its parts, those that were made from exactly this."""
+    parts = sorted(folder.glob("*.parquet"))
+    return [row for part in parts if is_made_from(part, made_from) for row in read_table(part)]
 
 
 def read_clips(path: Path) -> list[ClipRecord]:

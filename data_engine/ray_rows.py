@@ -1,0 +1,143 @@
+"""Rows through a pool of workers on Ray Data, where no row is ever lost.
+
+Ray Data alone retries a crashed worker for ever, and when told not to, drops the whole block without a word. Here
+each row is a block, a worker that dies is restarted, and rows that did not come back are tried once more, alone:
+if the process dies again, the row is reported as crashed; any other error is a defect of ours and stops the job.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event, Thread
+from typing import Any, Protocol
+
+import ray
+import ray.data
+from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
+
+Row = dict[str, Any]
+
+
+class Worker(Protocol):
+    """Loads what it needs when made; turns one row into one row. Must bear being run twice on a row."""
+
+    def __call__(self, row: Row) -> Row: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one step has come, in its own unit."""
+
+    step: str
+    done: float
+    total: float
+    unit: str
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What came back, and the keys of the rows whose worker process died twice."""
+
+    rows: list[Row]
+    crashed: list[str]
+
+
+def map_rows(
+    rows: Sequence[Row],
+    worker: type[Worker],
+    settings: dict[str, Any],
+    *,
+    key: str,
+    on_row: Callable[[Row], None] = lambda _: None,
+) -> Finished:
+    """Every row through `worker(**settings)`, in as many processes as the cluster has CPUs.
+
+    `key` names the column that identifies a row; workers must hand it back unchanged.
+    """
+    if not rows:
+        return Finished([], [])
+    finished: list[Row] = []
+    for row in _dataset(rows, worker, settings).iter_rows():
+        on_row(row)
+        finished.append(row)
+    back = {row[key] for row in finished}
+    crashed: list[str] = []
+    for row in rows:
+        if row[key] not in back:
+            again = _run_alone(row, worker, settings)
+            if again is None:
+                crashed.append(row[key])
+            else:
+                on_row(again)
+                finished.append(again)
+    return Finished(finished, crashed)
+
+
+def _dataset(
+    rows: Sequence[Row], worker: type[Worker], settings: dict[str, Any]
+) -> ray.data.Dataset:
+    context = ray.data.DataContext.get_current()
+    context.max_errored_blocks = -1
+    context.enable_progress_bars = False
+    num_workers = max(1, min(len(rows), int(ray.cluster_resources().get("CPU", 1))))
+    return ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
+        worker,  # pyright: ignore[reportArgumentType]  # Ray takes a callable class, its hints do not
+        fn_constructor_kwargs=settings,
+        concurrency=(1, num_workers),
+        # Less than a whole CPU: a pool of whole-CPU actors can wait for ever on a small machine.
+        num_cpus=0.9,
+        max_restarts=2,
+        max_task_retries=0,
+    )
+
+
+def _run_alone(row: Row, worker: type[Worker], settings: dict[str, Any]) -> Row | None:
+    """One row in a process of its own; None if that process dies."""
+
+    @ray.remote(num_cpus=0.9, max_retries=0)
+    def run() -> Row:
+        return worker(**settings)(row)
+
+    try:
+        return ray.get(run.remote())
+    except (WorkerCrashedError, RayActorError, OutOfMemoryError):
+        return None
+
+
+@ray.remote(num_cpus=0)
+class _Board:
+    """Adds up what workers report while they work on a long row."""
+
+    def __init__(self) -> None:
+        self._done: dict[str, float] = {}
+
+    def post(self, key: str, done: float) -> None:
+        self._done[key] = done
+
+    def total(self) -> float:
+        return sum(self._done.values())
+
+
+@contextmanager
+def progress_board(
+    step: str, total: float, unit: str, on_progress: OnProgress
+) -> Iterator[Callable[[str, float], None]]:
+    """A function for workers to say how much of their row is done; the sum is reported every second."""
+    board: Any = _Board.remote()
+    stop = Event()
+
+    def watch() -> None:
+        while not stop.wait(1.0):
+            on_progress(Progress(step, ray.get(board.total.remote()), total, unit))
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda key, done: board.post.remote(key, done)
+    finally:
+        stop.set()
+        watcher.join()
+        ray.kill(board)

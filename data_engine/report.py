@@ -1,0 +1,196 @@
+"""What a curation run did: counts, a funnel, histograms, pictures, and one HTML page with all of it."""
+
+import base64
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pyarrow.parquet as pq
+
+from data_engine import plots
+from data_engine.config import DataEngineConfig
+from data_engine.filters import ALL_THRESHOLDS, Threshold
+from data_engine.schema import MANIFEST_NAME, ClipRecord, ClipStatus, Rejection, ShardManifest
+from data_engine.tables import (
+    DatasetPaths,
+    load_clips,
+    read_quarantine,
+    read_sources,
+    write_atomically,
+)
+
+_MAX_TILES = 24
+_MAX_EXAMPLES = 30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunReport:
+    """The counts of a data set. Always: kept + rejected + failed = clips cut."""
+
+    num_sources: int
+    num_quarantined: int
+    num_clips: int
+    num_kept: int
+    num_rejected: int
+    num_failed: int
+    num_shards: int
+    num_sharded_clips: int
+    source_hours: float
+    kept_hours: float
+    rejected_by: dict[str, int]
+    failed_by: dict[str, int]
+
+    @property
+    def adds_up(self) -> bool:
+        return self.num_kept + self.num_rejected + self.num_failed == self.num_clips
+
+    def funnel(self) -> list[tuple[str, int]]:
+        """Clips left after each reason, in the order in which the reasons apply."""
+        left = self.num_clips
+        steps = [("cut", left)]
+        for reason in Rejection:
+            count = self.rejected_by.get(reason, 0)
+            if count:
+                left -= count
+                steps.append((f"not {reason.replace('_', ' ')}", left))
+        if self.num_failed:
+            left -= self.num_failed
+            steps.append(("not failed", left))
+        return steps
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def summarize(paths: DatasetPaths) -> RunReport:
+    """Count what the tables of a data set hold.
+
+    Raises:
+        TableError: the data set was not curated.
+    """
+    clips = load_clips(paths)
+    sources = read_sources(paths.sources)
+    by_status = Counter(clip.status for clip in clips)
+    manifest_path = paths.shards / MANIFEST_NAME
+    manifest = (
+        ShardManifest.from_json(manifest_path.read_text()) if manifest_path.exists() else None
+    )
+    return RunReport(
+        num_sources=len(sources),
+        num_quarantined=len(read_quarantine(paths.quarantine)),
+        num_clips=len(clips),
+        num_kept=by_status[ClipStatus.KEPT],
+        num_rejected=by_status[ClipStatus.REJECTED],
+        num_failed=by_status[ClipStatus.FAILED],
+        num_shards=len(manifest.shards) if manifest else 0,
+        num_sharded_clips=manifest.num_clips if manifest else 0,
+        source_hours=sum(source.duration_s for source in sources) / 3600,
+        kept_hours=sum(c.duration_s for c in clips if c.status is ClipStatus.KEPT) / 3600,
+        rejected_by=dict(Counter(str(c.rejected_by) for c in clips if c.rejected_by is not None)),
+        failed_by=dict(Counter(c.error for c in clips if c.error is not None)),
+    )
+
+
+def kept_sheet(
+    paths: DatasetPaths, clips: Sequence[ClipRecord], max_tiles: int = _MAX_TILES
+) -> bytes:
+    """PNG of the middle frames of kept clips, evenly spread over the data set, with their times."""
+    kept = [clip for clip in clips if clip.status is ClipStatus.KEPT]
+    count = min(max_tiles, len(kept))
+    chosen = [kept[len(kept) * i // count] for i in range(count)]
+    return _sheet(paths, [(c, f"{_clock(c.start_s)} {c.duration_s:.1f} s") for c in chosen])
+
+
+def rejected_sheet(
+    paths: DatasetPaths, clips: Sequence[ClipRecord], max_tiles: int = _MAX_TILES
+) -> bytes:
+    """PNG of the middle frames of rejected clips, every reason in turn, with the reason."""
+    by_reason: dict[Rejection, list[ClipRecord]] = {}
+    for clip in clips:
+        if clip.rejected_by is not None:
+            by_reason.setdefault(clip.rejected_by, []).append(clip)
+    chosen: list[ClipRecord] = []
+    while by_reason and len(chosen) < max_tiles:
+        for reason in list(by_reason):
+            chosen.append(by_reason[reason].pop(0))
+            if not by_reason[reason]:
+                del by_reason[reason]
+    tiles = sorted(chosen[:max_tiles], key=lambda clip: str(clip.rejected_by))
+    return _sheet(paths, [(clip, str(clip.rejected_by)) for clip in tiles])
+
+
+def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
+    """Write `report/index.html`, which needs no other file, and its pictures as PNG beside it.
+
+    Raises:
+        TableError: the data set was not curated.
+    """
+    clips = load_clips(paths)
+    report = summarize(paths)
+    pictures = {
+        "funnel": plots.funnel(report.funnel()),
+        "histograms": plots.histograms(_panels(config, clips)),
+        "kept": kept_sheet(paths, clips),
+        "rejected": rejected_sheet(paths, clips),
+    }
+    for name, png in pictures.items():
+        with write_atomically(paths.report / f"{name}.png") as file:
+            file.write(png)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("data_engine", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("report.html").render(
+        report=report,
+        quarantine=read_quarantine(paths.quarantine),
+        examples=[c for c in clips if c.status is ClipStatus.KEPT][:_MAX_EXAMPLES],
+        backends=_backends(clips),
+        attributions=sorted({c.attribution for c in clips if c.attribution}),
+        config=config.model_dump_json(indent=1),
+        pictures={name: base64.b64encode(png).decode() for name, png in pictures.items()},
+    )
+    with write_atomically(paths.report / "index.html") as file:
+        file.write(page.encode())
+    return paths.report / "index.html"
+
+
+def _sheet(paths: DatasetPaths, tiles: Sequence[tuple[ClipRecord, str]]) -> bytes:
+    wanted: dict[str, list[str]] = {}
+    for clip, _ in tiles:
+        wanted.setdefault(clip.source_id, []).append(clip.clip_id)
+    jpegs: dict[str, list[bytes]] = {}
+    for source_id, clip_ids in wanted.items():
+        rows = pq.read_table(paths.frames(source_id), filters=[("clip_id", "in", clip_ids)])
+        for row in rows.sort_by("time_s").to_pylist():
+            jpegs.setdefault(row["clip_id"], []).append(row["jpeg"])
+    # A clip that is shorter than the sampling interval may have no frame.
+    return plots.contact_sheet(
+        [(frames[len(frames) // 2], text) for c, text in tiles if (frames := jpegs.get(c.clip_id))]
+    )
+
+
+def _panels(
+    config: DataEngineConfig, clips: Sequence[ClipRecord]
+) -> dict[str, tuple[list[float], list[float]]]:
+    thresholds: dict[str, list[Threshold]] = {}
+    for threshold in ALL_THRESHOLDS:
+        thresholds.setdefault(threshold.score, []).append(threshold)
+    panels: dict[str, tuple[list[float], list[float]]] = {}
+    for score, limits in thresholds.items():
+        values = [value for clip in clips if (value := clip.score(score)) is not None]
+        if values:
+            set_limits = (threshold.limit(config.filters) for threshold in limits)
+            panels[score] = values, [limit for limit in set_limits if limit is not None]
+    return panels
+
+
+def _backends(clips: Sequence[ClipRecord]) -> list[tuple[str, str]]:
+    return sorted({(name, s.backend) for clip in clips for name, s in clip.scores.items()})
+
+
+def _clock(time_s: float) -> str:
+    return f"{int(time_s) // 60}:{int(time_s) % 60:02d}"

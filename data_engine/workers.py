@@ -1,0 +1,175 @@
+"""What one worker process does with one row of each step. Plain classes: Ray only calls them.
+
+A row carries ids and paths. What a worker makes it writes itself, under a name that depends only on the row, so
+that running a row twice does no harm.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from data_engine.config import DataEngineConfig
+from data_engine.container import decode_jpeg
+from data_engine.cutting import encode_clip
+from data_engine.decode import cut_source
+from data_engine.describing import ClipFrames, Describer
+from data_engine.errors import DecodeError, RowError, UnreadableSourceError
+from data_engine.probe import probe
+from data_engine.schema import ClipRecord, SourceVideo
+from data_engine.scoring import FRAME_SCORERS, FrameScorers
+from data_engine.shard_writer import EncodedClip, ShardReceipt, write_receipt, write_shard
+from data_engine.sources import SourceFile
+from data_engine.tables import (
+    CAPTIONS,
+    FRAMES,
+    SCORES,
+    DatasetPaths,
+    write_clips,
+    write_table,
+)
+
+Row = dict[str, Any]
+Post = Callable[[str, float], None]
+"""Told the key of a row and how much of it is done."""
+
+
+class ProbeSource:
+    """`uri`, `attribution` -> `source` (JSON of a `SourceVideo`) or `reason` and `detail`."""
+
+    def __init__(self, config: DataEngineConfig) -> None:
+        self._config = config.probe
+
+    def __call__(self, row: Row) -> Row:
+        file = SourceFile(path=Path(row["uri"]), attribution=row["attribution"])
+        try:
+            source = asdict(probe(file, self._config))
+        except UnreadableSourceError as error:
+            return {
+                "uri": row["uri"],
+                "source": None,
+                "reason": error.reason,
+                "detail": error.detail,
+            }
+        return {"uri": row["uri"], "source": source, "reason": None, "detail": None}
+
+
+class CutSource:
+    """`source_id`, `source` -> the tables of its clips and frames; or `reason` and `detail`."""
+
+    def __init__(
+        self, config: DataEngineConfig, root: str, made_from: dict[str, str], post: Post
+    ) -> None:
+        cv2.setNumThreads(1)
+        self._config = config
+        self._paths = DatasetPaths(Path(root))
+        self._made_from = made_from
+        self._post = post
+
+    def __call__(self, row: Row) -> Row:
+        source = SourceVideo(**row["source"])
+        source_id = source.source_id
+        try:
+            cut = cut_source(
+                source,
+                self._config.shots,
+                self._config.decode,
+                on_progress=lambda time_s: self._post(source_id, time_s),
+            )
+        except RowError as error:
+            reason = error.reason if isinstance(error, UnreadableSourceError) else "undecodable"
+            return {"source_id": source_id, "reason": reason, "detail": str(error)}
+        made_from = self._made_from[source_id]
+        # The clips last: their table says that the frames are complete as well.
+        frames = (asdict(frame) for frame in cut.frames)
+        write_table(self._paths.frames(source_id), frames, FRAMES, made_from)
+        write_clips(self._paths.cuts(source_id), cut.clips, made_from)
+        self._post(source_id, source.duration_s)
+        return {"source_id": source_id, "reason": None, "detail": None}
+
+
+class ScoreFrames:
+    """`key`, `source_id`, `clip_ids`, `scorers` -> one part of the score table."""
+
+    def __init__(self, root: str, made_from: str) -> None:
+        self._paths = DatasetPaths(Path(root))
+        self._made_from = made_from
+        self._scorers = FrameScorers()
+
+    def __call__(self, row: Row) -> Row:
+        images = _read_images(self._paths, row["source_id"], row["clip_ids"])
+        scores = [
+            {
+                "clip_id": clip_id,
+                "scorer": scorer,
+                "backend": FRAME_SCORERS[scorer],
+                **asdict(self._scorers.score(scorer, images[clip_id])),
+            }
+            for clip_id in row["clip_ids"]
+            for scorer in row["scorers"]
+        ]
+        part = self._paths.scores / f"{row['key']}.parquet"
+        write_table(part, scores, SCORES, self._made_from)
+        return {"key": row["key"], "num_clips": len(row["clip_ids"])}
+
+
+class DescribeClips:
+    """`key`, `source_id`, `records` (JSON), `texts` -> one part of the caption table."""
+
+    def __init__(self, config: DataEngineConfig, root: str, made_from: str) -> None:
+        cv2.setNumThreads(1)
+        self._paths = DatasetPaths(Path(root))
+        self._made_from = made_from
+        self._describer = Describer(config.captions, config.scores)
+
+    def __call__(self, row: Row) -> Row:
+        records = [ClipRecord.from_json(text) for text in row["records"]]
+        images = _read_images(self._paths, row["source_id"], [r.clip_id for r in records])
+        clips = [
+            ClipFrames(record, images[record.clip_id], tuple(texts))
+            for record, texts in zip(records, row["texts"], strict=True)
+        ]
+        described = (asdict(description) for description in self._describer.describe(clips))
+        part = self._paths.captions / f"{row['key']}.parquet"
+        write_table(part, described, CAPTIONS, self._made_from)
+        return {"key": row["key"], "num_clips": len(records)}
+
+
+class WriteShard:
+    """`name`, `records` (JSON) -> one tar; `entry` (its index) and the clips that failed."""
+
+    def __init__(self, config: DataEngineConfig, root: str, made_from: dict[str, str]) -> None:
+        cv2.setNumThreads(1)
+        self._config = config.shards
+        self._paths = DatasetPaths(Path(root))
+        self._made_from = made_from
+
+    def __call__(self, row: Row) -> Row:
+        done: list[EncodedClip] = []
+        failed: dict[str, str] = {}
+        for record in (ClipRecord.from_json(text) for text in row["records"]):
+            try:
+                done.append(EncodedClip(record, encode_clip(record, self._config)))
+            except (DecodeError, UnreadableSourceError) as error:
+                failed[record.clip_id] = str(error)
+        tar = self._paths.shards / row["name"]
+        # The receipt last: it says that the tar is whole.
+        entry = write_shard(tar, done)
+        write_receipt(tar, ShardReceipt(self._made_from[row["name"]], entry, failed))
+        return {"name": row["name"], "num_clips": len(done)}
+
+
+def _read_images(
+    paths: DatasetPaths, source_id: str, clip_ids: Sequence[str]
+) -> dict[str, list[NDArray[np.uint8]]]:
+    """The kept frames of some clips of a source, in order of time."""
+    table = pq.read_table(paths.frames(source_id), filters=[("clip_id", "in", list(clip_ids))])
+    images: dict[str, list[NDArray[np.uint8]]] = {clip_id: [] for clip_id in clip_ids}
+    for row in table.sort_by("time_s").to_pylist():
+        images[row["clip_id"]].append(decode_jpeg(row["jpeg"]))
+    return images

@@ -1,0 +1,79 @@
+"""`section.field=value` on the command line, applied to a frozen configuration."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+class OverrideError(ValueError):
+    """An override names no field, or its value does not fit; the message names the valid choices."""
+
+
+def apply_overrides(config: ConfigT, overrides: Iterable[str]) -> ConfigT:
+    """A new configuration with each `section.field=value` set and everything validated again.
+
+    Values are JSON where they parse as JSON (`3`, `0.5`, `true`, `null`), text otherwise.
+
+    Raises:
+        OverrideError: see the class.
+    """
+    values = config.model_dump()
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        if not separator:
+            raise OverrideError(f"--set {override}: expected section.field=value")
+        _set(config, values, path.strip(), _parse(text.strip()))
+    try:
+        return type(config).model_validate(values)
+    except ValidationError as error:
+        raise OverrideError("; ".join(map(_explain, error.errors()))) from error
+
+
+def _set(config: BaseModel, values: dict[str, Any], path: str, value: Any) -> None:
+    *sections, field = path.split(".")
+    node: Any = config
+    target: Any = values
+    for depth, section in enumerate(sections):
+        node = _child(node, section, path, ".".join(sections[:depth]))
+        target = target[section]
+    valid = _names(node)
+    if field not in valid:
+        where = ".".join(sections) or "the configuration"
+        raise OverrideError(f"--set {path}: {where} has no {field!r}; valid: {', '.join(valid)}")
+    if isinstance(target[field], dict):
+        raise OverrideError(
+            f"--set {path}: that is a section; valid: "
+            + ", ".join(f"{path}.{name}" for name in target[field])
+        )
+    target[field] = value
+
+
+def _child(node: Any, name: str, path: str, where: str) -> Any:
+    valid = _names(node)
+    if name not in valid:
+        raise OverrideError(
+            f"--set {path}: {where or 'the configuration'} has no {name!r}; valid: {', '.join(valid)}"
+        )
+    return node[name] if isinstance(node, Mapping) else getattr(node, name)
+
+
+def _names(node: Any) -> list[str]:
+    if isinstance(node, BaseModel):
+        return list(type(node).model_fields)
+    return list(node) if isinstance(node, Mapping) else []
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "configuration"
+    return f"{where}: {error['msg']}, got {error['input']!r}"

@@ -1,0 +1,55 @@
+"""A Ray to run in: an own one in this process, or a running cluster."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LOCAL = "local"
+
+
+class ClusterError(ConnectionError):
+    """The cluster at the given address cannot be reached."""
+
+
+@contextmanager
+def ray_session(address: str = LOCAL, object_store_mb: int = 512) -> Iterator[None]:
+    """Ray, initialised, until the block ends. Within a session, a second one is the same.
+
+    `address` is "local" for a Ray of our own, which ends with this process, or `host:port` of a cluster.
+
+    Raises:
+        ClusterError: nothing answers at `address`.
+    """
+    # Read when Ray is imported, so before the import.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    if address == LOCAL:
+        ray.init(
+            # "local" and not the default, which may join a cluster that somebody else started.
+            address=LOCAL,
+            include_dashboard=False,
+            object_store_memory=object_store_mb * 2**20,
+            logging_level=logging.ERROR,
+        )
+    else:
+        # Ray turns token authentication on by itself; a client that does not say so is refused.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        try:
+            ray.init(address=address, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ClusterError(
+                f"--ray-address {address}: cannot join that cluster ({str(error).splitlines()[0]}); "
+                "expected host:port of a running Ray head, or leave the option out"
+            ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

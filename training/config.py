@@ -1,0 +1,155 @@
+"""A complete run as frozen, checked, plain data. `recipes.py` holds the named ones."""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from modeling.config import GuidanceConfig, SamplerConfig, STIVConfig
+from modeling.flow import TimestepDistribution
+
+Task = Literal["t2i", "t2v", "stiv"]
+"""`t2i` trains on single frames, `t2v` on clips, `stiv` on clips whose first frame is given."""
+
+LATENT_DOWNSAMPLING = 8
+"""Pixels per latent position along height and width, for every supported autoencoder."""
+
+PLACEMENT_FIELDS: dict[str, Any] = {
+    "num_workers": True,
+    "threads_per_worker": True,
+    "data": {"cache_bytes"},
+}
+"""Fields that say where a run happens, not what it computes: they may change on resume."""
+
+
+class FrozenModel(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(FrozenModel):
+    """What is read from the clips. Sizes are those of the training frames."""
+
+    height_px: int = Field(gt=0, multiple_of=LATENT_DOWNSAMPLING)
+    width_px: int = Field(gt=0, multiple_of=LATENT_DOWNSAMPLING)
+    sampling_stride: int = Field(default=3, ge=1)
+    """Every n-th frame is taken; 3 in STIV, appendix B. Short clips take a smaller stride."""
+    cache_bytes: int = Field(default=2 * 2**30, ge=0)
+    """Decoded frames at training size kept in the run directory; clips beyond it are decoded on
+    every read."""
+
+
+class EncoderConfig(FrozenModel):
+    """The frozen encoders, by name. `*_model` is a hub id or a folder, where the encoder needs one."""
+
+    autoencoder: Literal["patch_pca", "kl"]
+    autoencoder_model: str | None = None
+    text_encoder: Literal["minilm", "open_clip"]
+    text_encoder_model: str | None = None
+    text_encoder_weights: str | None = None
+    """The `pretrained` tag of OpenCLIP."""
+
+    @model_validator(mode="after")
+    def _needs_models(self) -> Self:
+        if self.autoencoder == "kl" and self.autoencoder_model is None:
+            raise ValueError("autoencoder 'kl' needs autoencoder_model: a hub id or a folder")
+        if self.text_encoder != "minilm" and self.text_encoder_model is None:
+            raise ValueError(f"text_encoder {self.text_encoder!r} needs text_encoder_model")
+        return self
+
+
+class OptimizerConfig(FrozenModel):
+    """AdaFactor with constant decays (STIV section 3.1)."""
+
+    learning_rate: float = Field(default=2e-4, gt=0)
+    warmup_steps: int = Field(default=1000, ge=0)
+    """Optimizer steps over which the learning rate rises from zero; constant afterwards."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+
+
+class StageConfig(FrozenModel):
+    """One stage of the chain: a task, its clips and how long to train on them."""
+
+    task: Task
+    num_steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    """Clips per optimizer step over all workers."""
+    num_frames: int = Field(ge=1)
+    text_dropout_prob: float = Field(default=0.1, ge=0, le=1)
+    image_dropout_prob: float = Field(default=0.08, ge=0, le=1)
+    """Only a `stiv` stage gives an image, so only there it is dropped (STIV appendix B)."""
+    mask_ratio: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the spatial positions that MaskDiT drops (STIV section 2.2)."""
+    timesteps: TimestepDistribution = "logit_normal"
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema_decay: float = Field(default=0.9999, ge=0, lt=1)
+    checkpoint_every_steps: int = Field(ge=1)
+    num_checkpoints_kept: int = Field(default=2, ge=1)
+
+    @model_validator(mode="after")
+    def _frames_fit_the_task(self) -> Self:
+        if (self.task == "t2i") != (self.num_frames == 1):
+            raise ValueError(
+                f"a {self.task} stage has num_frames {self.num_frames}; "
+                "t2i takes exactly 1, t2v and stiv at least 2"
+            )
+        return self
+
+
+class TrainConfig(FrozenModel):
+    """A whole run: the chain of stages in order, each starting from the EMA weights of the last."""
+
+    name: str
+    model: STIVConfig
+    encoders: EncoderConfig
+    data: DataConfig
+    stages: dict[str, StageConfig] = Field(min_length=1)
+    sampler: SamplerConfig
+    """How `generate` samples unless told otherwise."""
+    guidance: GuidanceConfig
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward pass; parameters, optimizer state and EMA are float32."""
+    num_workers: int = Field(default=2, ge=1)
+    threads_per_worker: int = Field(default=1, ge=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        unit_px = LATENT_DOWNSAMPLING * self.model.spatial_patch
+        if self.data.height_px % unit_px or self.data.width_px % unit_px:
+            raise ValueError(
+                f"training size {self.data.height_px}x{self.data.width_px} px must be a multiple "
+                f"of {unit_px} px (autoencoder factor times spatial patch)"
+            )
+        for name, stage in self.stages.items():
+            if stage.batch_size % self.num_workers:
+                raise ValueError(
+                    f"stages.{name}.batch_size {stage.batch_size} must be a multiple of "
+                    f"num_workers {self.num_workers}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _stages_are_ordered(self) -> Self:
+        order = [stage.task for stage in self.stages.values()]
+        ranks = [("t2i", "t2v", "stiv").index(task) for task in order]
+        if ranks != sorted(ranks):
+            raise ValueError(f"stages run {order}; the order is t2i, then t2v, then stiv")
+        for name in self.stages:
+            if not name.isidentifier():
+                raise ValueError(f"stage name {name!r} must be a plain word: it names a folder")
+        return self
+
+    def model_of(self, stage_name: str) -> STIVConfig:
+        """The network of a stage. An image model has no temporal attention and a temporal patch of 1.
+
+        The first video stage inflates its patch embedding along time (STIV appendix B).
+        """
+        if self.stages[stage_name].task == "t2i":
+            return self.model.model_copy(update={"temporal_patch": 1, "temporal_attention": False})
+        return self.model
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide what is computed, as plain values."""
+        return self.model_dump(mode="json", exclude=PLACEMENT_FIELDS)

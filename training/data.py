@@ -1,0 +1,169 @@
+"""The clips of a stage in an order that depends on nothing but the seed, and their frames.
+
+Position p of a stage is its p-th clip: the clips of a step are the positions step * batch to
+(step + 1) * batch, whoever reads them. The number of finished steps is therefore the whole state of
+the data, and a run goes on with the same clips on another number of workers.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from training.config import DataConfig
+from training.decode import ClipDecodeError, FramesFHWC, decode_frames
+from training.errors import DataError
+from training.randomness import generator_at
+from training.shards import Clip, ClipShards, read_member
+
+
+@dataclass(frozen=True, slots=True)
+class ClipPlan:
+    """The clips a stage trains on, and how many it had to leave out."""
+
+    clips: tuple[Clip, ...]
+    num_too_short: int
+    num_without_caption: int
+    num_at_smaller_stride: int
+
+    @property
+    def median_fps(self) -> float:
+        return float(np.median([clip.fps for clip in self.clips]))
+
+    def summary(self) -> str:
+        return (
+            f"{len(self.clips)} clips ({self.num_at_smaller_stride} at a smaller stride), left out: "
+            f"{self.num_too_short} too short, {self.num_without_caption} without caption"
+        )
+
+
+def plan_clips(shards: ClipShards, num_frames: int, sampling_stride: int) -> ClipPlan:
+    """Choose the clips that hold `num_frames` frames at some stride up to `sampling_stride`.
+
+    Raises:
+        DataError: no clip is left.
+    """
+    captioned = [clip for clip in shards.clips if clip.caption]
+    clips = tuple(clip for clip in captioned if clip.num_frames >= num_frames)
+    strides = [fitting_stride(clip.num_frames, num_frames, sampling_stride) for clip in clips]
+    plan = ClipPlan(
+        clips=clips,
+        num_too_short=len(captioned) - len(clips),
+        num_without_caption=len(shards.clips) - len(captioned),
+        num_at_smaller_stride=sum(stride < sampling_stride for stride in strides),
+    )
+    if not clips:
+        raise DataError(
+            f"no usable clip: {plan.summary()}; clips need a caption and {num_frames} frames or more"
+        )
+    return plan
+
+
+def fitting_stride(clip_frames: int, num_frames: int, sampling_stride: int) -> int:
+    """The largest stride up to `sampling_stride` at which `num_frames` fit into the clip; 1 for images."""
+    if num_frames == 1:
+        return 1
+    return max(1, min(sampling_stride, (clip_frames - 1) // (num_frames - 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One position of the stage: a clip and the frames of it to train on."""
+
+    clip: Clip
+    frame_indices: tuple[int, ...]
+    stride: int
+
+
+class SampleOrder:
+    """Position -> sample, as a pure function of (seed, stage, epoch, place in the epoch)."""
+
+    def __init__(
+        self, plan: ClipPlan, *, seed: int, stage: str, num_frames: int, sampling_stride: int
+    ) -> None:
+        self._plan = plan
+        self._key = (seed, stage)
+        self._num_frames = num_frames
+        self._sampling_stride = sampling_stride
+        # Two: a batch may span the end of one epoch and the start of the next.
+        self._permutation = lru_cache(maxsize=2)(self._draw_permutation)
+
+    def sample(self, position: int) -> Sample:
+        """The clip at a position, with a uniformly drawn window of its frames."""
+        epoch, place = divmod(position, len(self._plan.clips))
+        clip = self._plan.clips[self._permutation(epoch)[place]]
+        stride = fitting_stride(clip.num_frames, self._num_frames, self._sampling_stride)
+        span = (self._num_frames - 1) * stride + 1
+        generator = generator_at(*self._key, "window", position)
+        start = int(torch.randint(clip.num_frames - span + 1, (1,), generator=generator))
+        return Sample(clip, tuple(range(start, start + span, stride)), stride)
+
+    def _draw_permutation(self, epoch: int) -> list[int]:
+        generator = generator_at(*self._key, "epoch", epoch)
+        return torch.randperm(len(self._plan.clips), generator=generator).tolist()
+
+
+def rank_positions(step: int, batch_size: int, rank: int, world_size: int) -> range:
+    """The positions of one worker's slice of a global batch."""
+    assert batch_size % world_size == 0, "the config checks this"
+    share = batch_size // world_size
+    start = step * batch_size + rank * share
+    return range(start, start + share)
+
+
+class FrameStore:
+    """Frames of clips at training size, decoded once for all workers and stages.
+
+    The first clips that fit into `cache_bytes` are kept whole as files, written atomically, so
+    workers and stages may share the folder; the others are decoded on every read.
+    """
+
+    def __init__(self, directory: Path, shards: ClipShards, config: DataConfig) -> None:
+        self._directory = directory
+        self._config = config
+        self._cached: set[tuple[Path, int]] = set()
+        frame_bytes = config.height_px * config.width_px * 3
+        free_bytes = config.cache_bytes
+        for clip in shards.clips:
+            free_bytes -= clip.num_frames * frame_bytes
+            if free_bytes < 0:
+                break
+            self._cached.add((clip.shard, clip.video.offset))
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def frames(self, clip: Clip, indices: Sequence[int]) -> FramesFHWC:
+        """Frames (uint8, F x height x width x RGB) at ascending indices of a clip.
+
+        Raises:
+            DataError: the clip cannot be decoded or is shorter than its record says.
+        """
+        if (clip.shard, clip.video.offset) not in self._cached:
+            return self._decode(clip, indices)
+        name = f"{clip.shard_sha256[:16]}-{clip.video.offset}.npy"
+        path = self._directory / f"{self._config.height_px}x{self._config.width_px}-{name}"
+        if not path.exists():
+            _write_array(path, self._decode(clip, range(clip.num_frames)))
+        whole: FramesFHWC = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.ascontiguousarray(whole[list(indices)])
+
+    def _decode(self, clip: Clip, indices: Sequence[int]) -> FramesFHWC:
+        video = read_member(clip.shard, clip.video)
+        try:
+            return decode_frames(video, indices, self._config.height_px, self._config.width_px)
+        except ClipDecodeError as error:
+            raise DataError(
+                f"clip {clip.clip_id} of {clip.shard} {error}, its record says {clip.num_frames} "
+                "frames; build the data set again"
+            ) from error
+
+
+def _write_array(path: Path, frames: FramesFHWC) -> None:
+    # Several workers may decode the same clip at once: each writes its own file, the last rename wins.
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.save(file, frames, allow_pickle=False)
+    temporary.replace(path)

@@ -1,0 +1,166 @@
+"""Frames and captions to what the network reads, through the frozen encoders of a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from modeling.autoencoder import Autoencoder, KLAutoencoder, PatchPCA
+from modeling.conditioning import Conditions, MicroConditions, TextFeatures, concatenate_text
+from modeling.text_encoder import MiniLMTextEncoder, OpenCLIPTextEncoder, TextEncoder
+from training.config import EncoderConfig, StageConfig, TrainConfig
+from training.data import FrameStore, Sample
+from training.decode import fit_to_cover
+from training.errors import DataError, TrainError
+from training.randomness import generator_at
+from training.shards import ClipShards
+from training.step import TrainBatch
+
+MAX_CACHED_CAPTIONS = 4096
+"""Text features kept in memory; a caption of 40 MiniLM tokens takes about 60 kB."""
+FIT_CLIPS = 48
+FIT_FRAMES_PER_CLIP = 4
+
+
+@dataclass(frozen=True)
+class FrozenEncoders:
+    """The two encoders of a run, and the features of the empty caption."""
+
+    autoencoder: Autoencoder
+    text: TextEncoder
+    null_text: TextFeatures
+
+
+def load_encoders(
+    config: TrainConfig, autoencoder_path: Path, device: torch.device
+) -> FrozenEncoders:
+    """Build the encoders that the config names; `autoencoder_path` holds a fitted PatchPCA.
+
+    Raises:
+        TrainError: an encoder has other widths than the network was configured for.
+    """
+    autoencoder = _autoencoder(config.encoders, autoencoder_path, device)
+    text = _text_encoder(config.encoders, device)
+    found = (autoencoder.latent_channels, text.text_width, text.pooled_text_width)
+    model = config.model
+    expected = (model.latent_channels, model.text_width, model.pooled_text_width)
+    if found != expected:
+        raise TrainError(
+            f"encoders {autoencoder.name} and {text.name} give (latent channels, text width, pooled "
+            f"text width) {found}, the model is configured for {expected}; change one of the two"
+        )
+    return FrozenEncoders(autoencoder, text, text.encode([""]))
+
+
+def fit_autoencoder(
+    config: TrainConfig, shards: ClipShards, frames: FrameStore, path: Path
+) -> None:
+    """Fit PatchPCA on frames spread over the shards and save it; the same shards give the same file."""
+    order = torch.randperm(len(shards.clips), generator=generator_at(config.seed, "fit")).tolist()
+    chosen: list[torch.Tensor] = []
+    for index in order[:FIT_CLIPS]:
+        clip = shards.clips[index]
+        places = torch.linspace(0, clip.num_frames - 1, FIT_FRAMES_PER_CLIP).long().unique()
+        chosen.append(torch.from_numpy(frames.frames(clip, places.tolist())))
+    pca = PatchPCA.fit(
+        torch.cat(chosen), latent_channels=config.model.latent_channels, seed=config.seed
+    )
+    temporary = path.with_name(f".{path.name}.tmp")
+    pca.save(temporary)
+    temporary.replace(path)
+
+
+class BatchEncoder:
+    """Samples to batches on a device. Text features are kept, since captions return every epoch."""
+
+    def __init__(
+        self,
+        encoders: FrozenEncoders,
+        frames: FrameStore,
+        config: TrainConfig,
+        stage: StageConfig,
+        device: torch.device,
+    ) -> None:
+        self._encoders = encoders
+        self._frames = frames
+        self._data = config.data
+        self._stage = stage
+        self._device = device
+        self._text_of: dict[str, TextFeatures] = {}
+
+    def encode(self, samples: Sequence[Sample]) -> TrainBatch:
+        """Read, decode and encode the samples; in a `stiv` stage the first latent frame is given.
+
+        Raises:
+            DataError: a clip cannot be decoded.
+        """
+        clips = [self._frames.frames(sample.clip, sample.frame_indices) for sample in samples]
+        frames_BFHWC = torch.stack([torch.from_numpy(clip) for clip in clips])
+        latents = self._encoders.autoencoder.encode(frames_BFHWC.to(self._device))
+        given_BF = torch.zeros(latents.shape[0], latents.shape[2], dtype=torch.bool)
+        given_BF[:, 0] = self._stage.task == "stiv"
+        text = concatenate_text([self._text(sample.clip.caption) for sample in samples])
+        conditions = Conditions(
+            text=text,
+            micro=self._micro_conditions(samples),
+            given_BF=given_BF,
+            given_latents_BCFHW=latents,
+        )
+        return TrainBatch(latents, conditions).to(self._device)
+
+    def _text(self, caption: str) -> TextFeatures:
+        features = self._text_of.get(caption)
+        if features is None:
+            features = self._encoders.text.encode([caption])
+            if len(self._text_of) < MAX_CACHED_CAPTIONS:
+                self._text_of[caption] = features
+        return features
+
+    def _micro_conditions(self, samples: Sequence[Sample]) -> MicroConditions:
+        facts = [
+            micro_conditions(
+                (sample.clip.original_height_px, sample.clip.original_width_px),
+                (self._data.height_px, self._data.width_px),
+                stride=sample.stride,
+                num_frames=self._stage.num_frames,
+            )
+            for sample in samples
+        ]
+        return MicroConditions(
+            original_size_B2=torch.cat([fact.original_size_B2 for fact in facts]),
+            crop_top_left_B2=torch.cat([fact.crop_top_left_B2 for fact in facts]),
+            sampling_stride_B=torch.cat([fact.sampling_stride_B for fact in facts]),
+            num_frames_B=torch.cat([fact.num_frames_B for fact in facts]),
+        )
+
+
+def micro_conditions(
+    original_px: tuple[int, int], trained_px: tuple[int, int], *, stride: int, num_frames: int
+) -> MicroConditions:
+    """A batch of one (STIV section 2.1), from (height, width) of the source and of the training frames."""
+    fit = fit_to_cover(*original_px, *trained_px)
+    return MicroConditions(
+        original_size_B2=torch.tensor([original_px], dtype=torch.float32),
+        crop_top_left_B2=torch.tensor([[fit.top_px, fit.left_px]], dtype=torch.float32),
+        sampling_stride_B=torch.tensor([float(stride)]),
+        num_frames_B=torch.tensor([float(num_frames)]),
+    )
+
+
+def _autoencoder(config: EncoderConfig, path: Path, device: torch.device) -> Autoencoder:
+    if config.autoencoder == "patch_pca":
+        if not path.exists():
+            raise DataError(f"{path} is missing; the run was not prepared, start it again")
+        return PatchPCA.load(path)
+    assert config.autoencoder_model is not None, "the config checks this"
+    return KLAutoencoder(config.autoencoder_model, device=device)
+
+
+def _text_encoder(config: EncoderConfig, device: torch.device) -> TextEncoder:
+    if config.text_encoder == "minilm":
+        return MiniLMTextEncoder(device=device)
+    assert config.text_encoder_model is not None, "the config checks this"
+    return OpenCLIPTextEncoder(
+        config.text_encoder_model, config.text_encoder_weights, device=device
+    )

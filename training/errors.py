@@ -1,0 +1,28 @@
+"""Every error that training raises on purpose: each is shown to the user as one line.
+
+TrainingError
+|-- DataError           the shards are missing, broken or hold no usable clip
+|-- CheckpointError     a checkpoint is missing, damaged or of another version
+|-- TrainError          a run cannot start or go on
+`-- GenerateError       a video cannot be made from this run
+"""
+
+
+class TrainingError(ValueError):
+    """Base of all errors below; the message says what was found, expected and to be done."""
+
+
+class DataError(TrainingError):
+    """The shards are missing, broken, or hold no clip that the stage can use."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint is missing, damaged, or was written by another version."""
+
+
+class TrainError(TrainingError):
+    """A run cannot start or go on."""
+
+
+class GenerateError(TrainingError):
+    """A video cannot be made: no finished run, unreadable image, unsuitable stage."""
