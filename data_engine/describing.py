@@ -11,7 +11,7 @@ from data_engine.config import CaptionConfig, ScoreConfig
 from data_engine.schema import Caption, ClipRecord, Score
 from data_engine.scores.classifier import ImageNetClassifier
 from data_engine.scores.motion import camera_motion
-from data_engine.scores.similarity import ConSE, OpenCLIP, SimilarityBackend
+from data_engine.scores.similarity import SIMILARITY_BACKENDS, mean_cosine
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class Describer:
     def __init__(self, captions: CaptionConfig, scores: ScoreConfig) -> None:
         classifier = ImageNetClassifier()
         self._captioner = CAPTIONERS[captions.captioner](classifier=classifier)
-        self._similarity: SimilarityBackend = (
-            ConSE(classifier)
-            if scores.similarity == "conse"
-            else OpenCLIP(scores.open_clip_model, scores.open_clip_pretrained)
+        self._similarity = SIMILARITY_BACKENDS[scores.similarity](
+            classifier=classifier,
+            open_clip_model=scores.open_clip_model,
+            open_clip_pretrained=scores.open_clip_pretrained,
         )
 
     def describe(self, clips: Sequence[ClipFrames]) -> list[Description]:
@@ -49,8 +49,8 @@ class Describer:
         texts_MD = self._similarity.embed_texts([caption.text for caption in captions])
         descriptions: list[Description] = []
         for clip, caption, text_D in zip(clips, captions, texts_MD, strict=True):
-            cosines_N = self._similarity.embed_images(clip.images) @ text_D
-            score = Score(value=float(cosines_N.mean()), backend=self._similarity.name)
+            cosine = mean_cosine(self._similarity.embed_images(clip.images), text_D)
+            score = Score(value=cosine, backend=self._similarity.backend)
             descriptions.append(
                 Description(clip.record.clip_id, caption, self._similarity.score_name, score)
             )

@@ -273,7 +273,7 @@ def _score_frames(
     crashed = {clip_id for row in rows if row["key"] in lost for clip_id in row["clip_ids"]}
     scores: dict[str, dict[str, Score]] = defaultdict(dict)
     for row in read_parts(paths.scores, goal):
-        if FRAME_SCORERS.get(row["scorer"]) == row["backend"]:
+        if FRAME_SCORERS.get(row["scorer"]) == row["backend"] and row["value"] is not None:
             score = Score(value=row["value"], backend=row["backend"])
             scores[row["clip_id"]][row["scorer"]] = score
     return scores, crashed

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_engine.scores import brisque, text_area
+from data_engine.scores.brisque import Brisque
+from data_engine.scores.text_area import TextArea
 
-FRAME_SCORERS = {"brisque": brisque.BACKEND, "text_area": text_area.BACKEND}
+FRAME_SCORERS = {"brisque": Brisque.backend, "text_area": TextArea.backend}
 """Every scorer of this step and the backend that makes it: together they say whether a score is still valid."""
 
 # Text detection costs most of this step; overlays stay for long, so one frame a second of clip is plenty.
@@ -18,9 +19,9 @@ _MAX_TEXT_FRAMES = 2
 
 @dataclass(frozen=True, slots=True)
 class FrameScore:
-    """What one scorer said of one clip. `texts` holds what was read, for scorers that read."""
+    """What one scorer said of one clip: None if it has no answer. `texts` holds what was read."""
 
-    value: float
+    value: float | None
     texts: tuple[str, ...] = field(default=())
 
 
@@ -29,8 +30,8 @@ class FrameScorers:
 
     def __init__(self) -> None:
         cv2.setNumThreads(1)
-        self._brisque = brisque.Brisque()
-        self._text_area = text_area.TextArea()
+        self._brisque = Brisque()
+        self._text_area = TextArea()
 
     def score(self, scorer: str, images: Sequence[NDArray[np.uint8]]) -> FrameScore:
         """One score of a clip from its HxWx3 RGB frames, first to last."""

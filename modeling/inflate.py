@@ -27,7 +27,7 @@ class WeightFlowReport:
 
     loaded: tuple[str, ...]
     inflated: tuple[str, ...]
-    """Copied along time from an image model with a temporal patch of 1."""
+    """Patch input and output, spread over the frames of a token."""
     fresh: tuple[str, ...]
     """Left as the network had them: temporal attention of a video model that starts from images."""
     ignored: tuple[str, ...]
@@ -39,10 +39,12 @@ def load_stage(
 ) -> WeightFlowReport:
     """Fill `model` with the (EMA) weights of an earlier stage.
 
-    `same` wants every tensor. `t2i_to_t2v` leaves temporal attention as it is, fresh and starting as
-    the identity, so that a static clip gets the image model's output. An image model with a temporal
-    patch of 1 is inflated: divided by the patch length and repeated over time at the input, repeated
-    at the output. The paper does not give its rule; this one keeps the function on static clips.
+    `same` wants every tensor. `t2i_to_t2v` makes a video model that gives every frame of a static clip
+    the output of the image model: temporal attention stays as it is, fresh and starting as the identity,
+    and the patch layers are inflated. The input layer gets the weights of a frame divided by the patch
+    length, the output layer those of the first frame, repeated over time. An image model with a longer
+    patch than 1 saw copies of one frame, so the weights of its frames add up at the input, and only
+    the first frame was trained at the output. The paper does not give its rule.
 
     Raises:
         WeightFlowError: a tensor is missing, unknown or of another shape. The model is unchanged then.
@@ -67,17 +69,23 @@ def load_stage(
 def _inflate(
     offered: Mapping[str, Tensor], wanted: Mapping[str, Tensor], config: STIVConfig
 ) -> dict[str, Tensor]:
-    """The patch tensors that become right by repetition over time; the frame is the slowest patch axis."""
+    """The patch tensors of an image model, spread over the frames of a token.
+
+    Tensors of an unexpected size are left out, for the check of shapes to report.
+    """
     length = config.temporal_patch
+    frame_size = config.latent_channels * config.spatial_patch**2
+    accepted = (frame_size, frame_size * length)
     inflated: dict[str, Tensor] = {}
     source = offered.get(PATCH_INPUT)
-    if source is not None and source.shape[1] * length == wanted[PATCH_INPUT].shape[1]:
-        inflated[PATCH_INPUT] = source.repeat(1, length) / length
+    if source is not None and source.shape[1] in accepted:
+        of_frame = source.unflatten(1, (-1, frame_size)).sum(1)
+        inflated[PATCH_INPUT] = of_frame.repeat(1, length) / length
     for name in PATCH_OUTPUT:
         source = offered.get(name)
-        if source is not None and source.shape[0] * length == wanted[name].shape[0]:
-            inflated[name] = torch.cat([source] * length)
-    return {} if length == 1 else inflated
+        if source is not None and source.shape[0] in accepted:
+            inflated[name] = torch.cat([source[:frame_size]] * length)
+    return inflated
 
 
 def _check(wanted: Mapping[str, Tensor], incoming: Mapping[str, Tensor]) -> None:

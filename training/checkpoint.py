@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from training.errors import CheckpointError
 
@@ -122,25 +121,6 @@ def load_average(checkpoint: Path) -> dict[str, Tensor]:
     """
     state = _read_json(checkpoint / STATE_NAME)
     return _load_tensors(checkpoint / AVERAGE_NAME, state["files"][AVERAGE_NAME])
-
-
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as `parameter name/slot` -> tensor."""
-    return {
-        f"{name}/{slot}": tensor
-        for name, parameter in model.named_parameters()
-        for slot, tensor in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def load_optimizer_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
-) -> None:
-    parameters = dict(model.named_parameters())
-    for key, tensor in tensors.items():
-        name, slot = key.rsplit("/", 1)
-        parameter = parameters[name]
-        optimizer.state[parameter][slot] = tensor.to(parameter.device)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -83,10 +83,11 @@ class SampleOrder:
     """Position -> sample, as a pure function of (seed, stage, epoch, place in the epoch)."""
 
     def __init__(
-        self, plan: ClipPlan, *, seed: int, stage: str, num_frames: int, sampling_stride: int
+        self, plan: ClipPlan, key: tuple[int, str], num_frames: int, sampling_stride: int
     ) -> None:
+        """`key` is (seed, stage name)."""
         self._plan = plan
-        self._key = (seed, stage)
+        self._key = key
         self._num_frames = num_frames
         self._sampling_stride = sampling_stride
         # Two: a batch may span the end of one epoch and the start of the next.

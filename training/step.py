@@ -65,7 +65,7 @@ def draw_step(
     stage: StageConfig,
     key: tuple[int, str],
     positions: range,
-    latent_shape: tuple[int, int, int, int],
+    latent_shape: torch.Size,
     num_spatial_tokens: int,
 ) -> StepDraws:
     """The draws for some positions of a stage: a function of (seed, stage, position) alone.
@@ -114,7 +114,7 @@ def stratified_timesteps(
 
 def stage_loss(
     model: nn.Module,
-    config_patch: int,
+    spatial_patch: int,
     batch: TrainBatch,
     draws: StepDraws,
     null_text: TextFeatures,
@@ -131,7 +131,8 @@ def stage_loss(
     predicted = model(x_t, draws.t_B, conditions, keep_S=draws.keep_S)
     kept_HW = None
     if draws.keep_S is not None:
-        kept_HW = kept_latents(draws.keep_S, *data.shape[-2:], config_patch)
+        height, width = data.shape[-2:]
+        kept_HW = kept_latents(draws.keep_S, height, width, spatial_patch)
     loss, per_sample_B = velocity_loss(
         predicted, velocity(data, noise), loss_mask(conditions.given_BF), kept_HW
     )

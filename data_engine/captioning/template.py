@@ -49,8 +49,10 @@ _HUE_WORDS = (
 _WITHOUT_ARTICLE = frozenset(
     (
         *("binoculars", "clogs", "jeans", "pajamas", "parallel bars", "sunglasses"),
-        *("swim trunks", "mashed potatoes", "chain mail", "toilet paper", "velvet", "wool"),
-        *("dough", "corn", "hay", "guacamole", "carbonara", "consomme"),
+        *("swim trunks", "mashed potatoes", "chain mail", "toilet paper", "velvet fabric", "wool"),
+        *("dough", "corn", "hay", "guacamole", "carbonara", "consomme", "broccoli", "rapeseed"),
+        *("red wine", "eggnog", "chocolate syrup", "perfume", "lotion", "sunscreen"),
+        *("face powder", "hair spray"),
     )
 )
 _COLOURS = (
@@ -112,10 +114,9 @@ def colour_phrase(images: Sequence[NDArray[np.uint8]]) -> str:
 def with_article(noun: str) -> str:
     """The noun with `a` or `an`, by the sound that its first letter normally has."""
     lowered = noun.lower()
-    sounds_like_consonant = lowered.startswith(("uni", "use", "eu", "one", "uk"))
-    is_vowel = lowered[:1] in tuple("aeiou") and not sounds_like_consonant
-    is_silent_h = lowered.startswith(("hour", "honest", "heir"))
-    return f"{'an' if is_vowel or is_silent_h else 'a'} {noun}"
+    if lowered.startswith(("eu", "one", "uni")):
+        return f"a {noun}"
+    return f"an {noun}" if lowered.startswith((*"aeiou", "hour")) else f"a {noun}"
 
 
 def subject_phrase(probabilities_NK: NDArray[np.float32], labels: Sequence[str]) -> str:

@@ -1,0 +1,86 @@
+import pytest
+import torch
+
+from modeling.masking import draw_kept_positions, kept_latents, unmask
+from tests.modeling.builders import (
+    conditions,
+    latents,
+    randn,
+    randomize,
+    seeded,
+    small_model,
+    times,
+)
+
+
+def test_kept_positions_are_distinct_ascending_and_as_many_as_asked() -> None:
+    kept = draw_kept_positions(28, 0.5, seeded())
+    assert len(kept) == 14
+    assert (kept.diff() > 0).all()
+    assert 0 <= kept.min()
+    assert kept.max() < 28
+
+
+def test_different_draws_keep_different_positions() -> None:
+    generator = seeded()
+    first, second = (draw_kept_positions(28, 0.5, generator) for _ in range(2))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, draw_kept_positions(28, 0.5, seeded()))
+
+
+def test_ratio_zero_keeps_everything_and_a_high_one_at_least_one() -> None:
+    assert torch.equal(draw_kept_positions(6, 0.0, seeded()), torch.arange(6))
+    assert len(draw_kept_positions(6, 0.99, seeded())) == 1
+
+
+@pytest.mark.parametrize("mask_ratio", [-0.1, 1.0])
+def test_an_impossible_ratio_is_refused(mask_ratio: float) -> None:
+    with pytest.raises(ValueError, match="below 1"):
+        draw_kept_positions(6, mask_ratio, seeded())
+
+
+def test_unmasking_puts_tokens_back_and_the_mask_token_elsewhere() -> None:
+    kept, mask_token = randn(2, 3, 2, 8), randn(8, seed=1)
+    full = unmask(kept, torch.tensor([1, 4]), 6, mask_token)
+    assert torch.equal(full[:, :, [1, 4]], kept)
+    assert torch.equal(full[:, :, [0, 2, 3, 5]], mask_token.expand(2, 3, 4, 8))
+
+
+def test_kept_latents_covers_the_patches_of_kept_positions() -> None:
+    kept = kept_latents(torch.tensor([0, 4]), 4, 6, 2)
+    assert kept.nonzero().tolist() == [
+        [0, 0],
+        [0, 1],
+        [1, 0],
+        [1, 1],
+        [2, 2],
+        [2, 3],
+        [3, 2],
+        [3, 3],
+    ]
+
+
+def test_keeping_every_position_equals_no_mask_exactly() -> None:
+    model, x = randomize(small_model()), latents()
+    keep = draw_kept_positions(6, 0.0, seeded())
+    masked = model(x, times(), conditions(x), keep_S=keep)
+    assert torch.equal(masked, model(x, times(), conditions(x)))
+    assert masked.abs().max() > 0.1
+
+
+def test_masked_positions_do_not_see_their_own_latents_but_get_a_prediction() -> None:
+    model, x = randomize(small_model()), latents()
+    keep = torch.tensor([0, 2, 3, 5])
+    hidden = ~kept_latents(keep, 4, 6, 2)
+    changed = x.clone()
+    changed[..., hidden] += 1.0
+    predicted = model(x, times(), conditions(x), keep_S=keep)
+    assert torch.equal(model(changed, times(), conditions(x), keep_S=keep), predicted)
+    assert predicted[..., hidden].abs().min() > 0
+
+
+def test_the_mask_token_learns_from_masked_positions() -> None:
+    model, x = randomize(small_model()), latents()
+    model(x, times(), conditions(x), keep_S=torch.tensor([0, 3])).square().mean().backward()
+    assert model.mask_token_D.grad is not None
+    assert model.mask_token_D.grad.abs().max() > 0

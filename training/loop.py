@@ -1,0 +1,256 @@
+"""The training loop of one stage, in order. Plain torch: `launch.py` starts it on Ray Train workers."""
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from modeling.conditioning import TextFeatures
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.config import OptimizerConfig, StageConfig, TrainConfig
+from training.data import ClipPlan, FrameStore, SampleOrder, plan_clips, rank_positions
+from training.encoders import BatchEncoder, fit_autoencoder, load_encoders
+from training.errors import TrainError
+from training.run_directory import RunDirectory, StageDirectory, StageResult
+from training.shards import ClipShards
+from training.state import start_state
+from training.step import StepLoss, TrainBatch, draw_step, stage_loss
+from training.telemetry import StepMetrics, Telemetry, bin_losses, mean_of_tenth
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process of a stage. With more than one, torch.distributed must be initialised."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class StageData:
+    """One worker's batches of a stage."""
+
+    plan: ClipPlan
+    order: SampleOrder
+    encoder: BatchEncoder
+    null_text: TextFeatures
+
+    def batch(self, positions: range) -> TrainBatch:
+        return self.encoder.encode([self.order.sample(position) for position in positions])
+
+
+def prepare_run(config: TrainConfig, dataset_dirs: Sequence[Path], run_dir: Path) -> None:
+    """Check config, shards and run directory once for all stages, and fit the autoencoder if need be.
+
+    Raises:
+        DataError: the shards are broken, or hold no usable clip for a stage.
+        TrainError: the directory holds another run.
+    """
+    shards = ClipShards.open(dataset_dirs)
+    for name, stage in config.stages.items():
+        plan = plan_clips(shards, stage.num_frames, config.data.sampling_stride)
+        logger.info("stage %s: %s", name, plan.summary())
+    run = RunDirectory(run_dir)
+    run.claim(config, shards.fingerprint)
+    if config.encoders.autoencoder == "patch_pca" and not run.autoencoder.exists():
+        frames = FrameStore(run.frames, shards, config.data)
+        fit_autoencoder(config, shards, frames, run.autoencoder)
+
+
+def train_stage(
+    config: TrainConfig,
+    stage_name: str,
+    dataset_dirs: Sequence[Path],
+    run_dir: Path,
+    worker: Worker | None = None,
+) -> None:
+    """Train one stage of a prepared run to its end, from its latest checkpoint if it has one.
+
+    Every worker calls this; the first one writes metrics, checkpoints and at the end `result.json`.
+    The weights start from the averaged weights of the stage before (STIV section 2.4).
+
+    Raises:
+        TrainError: the stage before is not finished, or the loss is no longer a finite number.
+        DataError, CheckpointError: a clip or a checkpoint cannot be read.
+    """
+    worker = worker or Worker()
+    run, stage = RunDirectory(run_dir), config.stages[stage_name]
+    directory = run.stage(stage_name)
+    settings = {"stage": stage_name, "train": config.identity()}
+
+    data = _open_data(config, stage_name, dataset_dirs, run, worker)
+    state = start_state(config, stage_name, run, worker.device)
+    first_step, seconds = 0, 0.0
+    snapshot = load_checkpoint(directory.checkpoints, settings=settings)
+    if snapshot is not None:
+        state.restore(snapshot)
+        first_step, seconds = snapshot.step, snapshot.seconds
+    network = _distribute(state.model, stage, worker)
+    telemetry = Telemetry(directory, first_step) if worker.rank == 0 else None
+
+    for step in range(first_step, stage.num_steps):
+        started_s = time.perf_counter()
+        positions = rank_positions(step, stage.batch_size, worker.rank, worker.world_size)
+        batch = data.batch(positions)
+        data_wait_s = time.perf_counter() - started_s
+
+        result = _forward_backward(network, config, stage_name, positions, batch, data.null_text)
+        grad_norm = nn.utils.clip_grad_norm_(network.parameters(), stage.optimizer.max_grad_norm)
+        loss, loss_by_timestep = _mean_losses(result, worker)
+        _check_finite(loss, float(grad_norm), step, stage_name)
+
+        learning_rate = warmed_up(stage.optimizer, step)
+        state.optimizer.set_learning_rate(learning_rate)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.average.update()
+
+        step_s = time.perf_counter() - started_s
+        seconds += step_s
+        if telemetry is None:
+            continue
+        num_tokens = stage.batch_size * math.prod(_token_grid(config, stage_name, batch))
+        metrics = StepMetrics(
+            step=step + 1,
+            loss=loss,
+            learning_rate=learning_rate,
+            grad_norm=float(grad_norm),
+            tokens_per_s=num_tokens / step_s,
+            data_wait_s=data_wait_s,
+            step_s=step_s,
+            loss_by_timestep=loss_by_timestep,
+        )
+        telemetry.log(metrics)
+        if (step + 1) % stage.checkpoint_every_steps == 0 or step + 1 == stage.num_steps:
+            save_checkpoint(
+                directory.checkpoints,
+                state.snapshot(step + 1, seconds),
+                settings=settings,
+                keep=stage.num_checkpoints_kept,
+            )
+
+    if telemetry is not None:
+        losses = [metrics["loss"] for metrics in telemetry.close()]
+        directory.finish(_stage_result(config, stage_name, data.plan, losses, seconds))
+
+
+def warmed_up(optimizer: OptimizerConfig, step: int) -> float:
+    """Linear from zero over the warm-up, then constant (STIV section 3.1); `step` counts from 0."""
+    if optimizer.warmup_steps == 0:
+        return optimizer.learning_rate
+    return optimizer.learning_rate * min(1.0, (step + 1) / optimizer.warmup_steps)
+
+
+def _open_data(
+    config: TrainConfig,
+    stage_name: str,
+    dataset_dirs: Sequence[Path],
+    run: RunDirectory,
+    worker: Worker,
+) -> StageData:
+    stage = config.stages[stage_name]
+    shards = ClipShards.open(dataset_dirs)
+    plan = plan_clips(shards, stage.num_frames, config.data.sampling_stride)
+    encoders = load_encoders(config, run.autoencoder, worker.device)
+    frames = FrameStore(run.frames, shards, config.data)
+    return StageData(
+        plan=plan,
+        order=SampleOrder(
+            plan, (config.seed, stage_name), stage.num_frames, config.data.sampling_stride
+        ),
+        encoder=BatchEncoder(encoders, frames, config, stage, worker.device),
+        null_text=encoders.null_text.to(worker.device),
+    )
+
+
+def _distribute(model: nn.Module, stage: StageConfig, worker: Worker) -> nn.Module:
+    if worker.world_size == 1:
+        return model
+    return DistributedDataParallel(
+        model,
+        device_ids=[worker.device] if worker.device.type == "cuda" else None,
+        # Without masking the mask token has no gradient.
+        find_unused_parameters=stage.mask_ratio == 0,
+    )
+
+
+def _forward_backward(
+    network: nn.Module,
+    config: TrainConfig,
+    stage_name: str,
+    positions: range,
+    batch: TrainBatch,
+    null_text: TextFeatures,
+) -> StepLoss:
+    """Leave the gradient of the global batch's mean loss in the parameters."""
+    device = batch.latents_BCFHW.device
+    _, rows, columns = _token_grid(config, stage_name, batch)
+    draws = draw_step(
+        config.stages[stage_name],
+        (config.seed, stage_name),
+        positions,
+        batch.latents_BCFHW.shape[1:],
+        rows * columns,
+    ).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        result = stage_loss(network, config.model.spatial_patch, batch, draws, null_text)
+    result.loss.backward()
+    return result
+
+
+def _token_grid(config: TrainConfig, stage_name: str, batch: TrainBatch) -> tuple[int, int, int]:
+    """Temporal tokens, rows and columns of one clip."""
+    model = config.model_of(stage_name)
+    num_frames, height, width = batch.latents_BCFHW.shape[2:]
+    num_temporal = math.ceil(num_frames / model.temporal_patch)
+    return num_temporal, height // model.spatial_patch, width // model.spatial_patch
+
+
+def _mean_losses(result: StepLoss, worker: Worker) -> tuple[float, tuple[float | None, ...]]:
+    """The loss of the global batch, and of its samples in each bin of t."""
+    sums: Tensor = bin_losses(result.per_sample_B, result.t_B)
+    if worker.world_size > 1:
+        torch.distributed.all_reduce(sums)
+    losses, counts = sums.tolist()
+    by_timestep = tuple(
+        loss / count if count else None for loss, count in zip(losses, counts, strict=True)
+    )
+    return sum(losses) / sum(counts), by_timestep
+
+
+def _check_finite(loss: float, grad_norm: float, step: int, stage_name: str) -> None:
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise TrainError(
+            f"stage {stage_name}, step {step + 1}: loss {loss} and gradient norm {grad_norm} must be "
+            "finite; train with a lower learning rate or a longer warm-up in another run"
+        )
+
+
+def _stage_result(
+    config: TrainConfig, stage_name: str, plan: ClipPlan, losses: Sequence[float], seconds: float
+) -> StageResult:
+    stage = config.stages[stage_name]
+    checkpoint = StageDirectory(Path(stage_name)).checkpoints / f"step-{stage.num_steps:06d}"
+    return StageResult(
+        stage=stage_name,
+        task=stage.task,
+        num_steps=stage.num_steps,
+        first_loss=mean_of_tenth(losses, last=False),
+        last_loss=mean_of_tenth(losses, last=True),
+        seconds=seconds,
+        checkpoint=str(checkpoint),
+        playback_fps=plan.median_fps / config.data.sampling_stride,
+        num_clips=len(plan.clips),
+        num_clips_too_short=plan.num_too_short,
+        num_clips_without_caption=plan.num_without_caption,
+    )

@@ -1,0 +1,86 @@
+"""What changes while a stage trains: weights, optimizer and average; where they start, how they are kept."""
+
+from dataclasses import dataclass
+
+import torch
+
+from modeling.inflate import load_stage
+from modeling.stiv import STIV
+from training.adafactor import AdaFactor
+from training.checkpoint import Snapshot, load_average
+from training.config import TrainConfig
+from training.ema import WeightAverage
+from training.errors import TrainError
+from training.randomness import derive_seed
+from training.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class TrainState:
+    model: STIV
+    optimizer: AdaFactor
+    average: WeightAverage
+
+    def snapshot(self, step: int, seconds: float) -> Snapshot:
+        """References to the tensors of this moment, to be saved before the next step."""
+        optimizer = {
+            f"{name}/{slot}": tensor
+            for name, parameter in self.model.named_parameters()
+            for slot, tensor in self.optimizer.state.get(parameter, {}).items()
+        }
+        return Snapshot(
+            step=step,
+            seconds=seconds,
+            weights=self.model.state_dict(),
+            average=self.average.state_dict(),
+            optimizer=optimizer,
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        self.model.load_state_dict(dict(snapshot.weights))
+        self.average.load_state_dict(snapshot.average)
+        parameters = dict(self.model.named_parameters())
+        for key, tensor in snapshot.optimizer.items():
+            name, slot = key.rsplit("/", 1)
+            parameter = parameters[name]
+            self.optimizer.state[parameter][slot] = tensor.to(parameter.device)
+
+
+def start_state(
+    config: TrainConfig, stage_name: str, run: RunDirectory, device: torch.device
+) -> TrainState:
+    """The state before the first step: fresh weights, or the average of the stage before.
+
+    Raises:
+        TrainError: the stage before is not finished.
+        CheckpointError: its checkpoint cannot be read.
+        WeightFlowError: its weights do not fit.
+    """
+    names = list(config.stages)
+    place = names.index(stage_name)
+    model = STIV(config.model_of(stage_name), seed=derive_seed(config.seed, stage_name, "weights"))
+    if place > 0:
+        _load_previous(model, config, names[place - 1], stage_name, run)
+    model.to(device)
+    settings = config.stages[stage_name].optimizer
+    optimizer = AdaFactor(
+        model.parameters(),
+        learning_rate=settings.learning_rate,
+        beta1=settings.beta1,
+        beta2=settings.beta2,
+    )
+    return TrainState(model, optimizer, WeightAverage(model, config.stages[stage_name].ema_decay))
+
+
+def _load_previous(
+    model: STIV, config: TrainConfig, previous: str, stage_name: str, run: RunDirectory
+) -> None:
+    result = run.stage(previous).result()
+    if result is None:
+        raise TrainError(
+            f"stage {stage_name} starts from stage {previous}, which is not finished in {run.path}; "
+            f"train {previous} first"
+        )
+    from_images = result.task == "t2i" and config.stages[stage_name].task != "t2i"
+    weights = load_average(run.path / result.checkpoint)
+    load_stage(model, weights, kind="t2i_to_t2v" if from_images else "same")
