@@ -1,6 +1,6 @@
 """Opening a media file that nobody vouches for."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer
+from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 
 
 @contextmanager
-def open_video(path: Path, num_threads: int = 0) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(path: Path, num_threads: int = 0) -> Generator[tuple[InputContainer, VideoStream]]:
     """The container and its first video stream, closed on leaving. `num_threads` 0 lets the codec choose.
 
     Raises:
@@ -29,7 +30,7 @@ def open_video(path: Path, num_threads: int = 0) -> Iterator[tuple[InputContaine
     """
     try:
         container = av.open(str(path), options=_OPTIONS)
-    except (av.FFmpegError, OSError) as error:
+    except (FFmpegError, OSError) as error:
         raise UnreadableSourceError("not_a_video", str(error)) from error
     with container:
         # An attached picture (cover art) is a video stream to FFmpeg and a still to everybody else.
@@ -71,7 +72,7 @@ def upright_rgb(
         height_px, width_px = width_px, height_px
     image = frame.to_ndarray(
         format="rgb24", width=width_px, height=height_px, interpolation="FAST_BILINEAR"
-    )
+    ).astype(np.uint8, copy=False)
     # FFmpeg's angle is counter-clockwise; so is numpy's.
     return np.ascontiguousarray(np.rot90(image, k=rotation_deg // 90 % 4))
 

@@ -3,10 +3,8 @@
 import io
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
 
 import av
-from av.video.stream import VideoStream
 
 from data_engine.config import ShardConfig
 from data_engine.container import fit_short_side, upright_rgb

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import av
 import cv2
 import numpy as np
+from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
@@ -100,12 +100,12 @@ def decode_span(
             container.seek(int(max(0.0, start_s) / time_base), stream=stream, backward=True)
             for frame in container.decode(stream):
                 # Half a tick of slack: times went through float.
-                if frame.time is None or frame.time < start_s - float(time_base) / 2:
+                if frame.pts is None or frame.time < start_s - float(time_base) / 2:
                     continue
                 if frame.time >= end_s - float(time_base) / 2:
                     return
                 yield frame, frame.time
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             raise DecodeError(f"cannot decode {start_s:.2f} to {end_s:.2f} s: {error}") from error
 
 
@@ -237,13 +237,13 @@ def _frames(source: SourceVideo, num_threads: int) -> Iterator[tuple[VideoFrame,
     with open_video(Path(source.uri), num_threads) as (container, stream):
         try:
             for frame in container.decode(stream):
-                if frame.time is None or frame.time <= last_s:
+                if frame.pts is None or frame.time <= last_s:
                     num_bad += 1
                     continue
                 last_s = frame.time
                 num_good += 1
                 yield frame, frame.time
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             raise DecodeError(f"decoding stopped after {max(last_s, 0):.2f} s: {error}") from error
     if num_bad > _MAX_BAD_TIMESTAMPS * (num_good + num_bad):
         raise DecodeError(f"{num_bad} of {num_good + num_bad} frames have no increasing timestamp")

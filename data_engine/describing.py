@@ -62,11 +62,15 @@ def _request(clip: ClipFrames) -> CaptionRequest:
     right, down, outwards = (
         record.score(f"camera_{direction}") for direction in ("right", "down", "outwards")
     )
-    known = right is not None and down is not None and outwards is not None
+    camera = (
+        None
+        if right is None or down is None or outwards is None
+        else camera_motion(right, down, outwards)
+    )
     return CaptionRequest(
         images=clip.images,
         motion=record.score("motion"),
-        camera=camera_motion(right, down, outwards) if known else None,
+        camera=camera,
         luminance=record.score("luminance"),
         texts=clip.texts,
     )

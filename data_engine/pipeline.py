@@ -26,6 +26,7 @@ from data_engine.schema import (
     ClipStatus,
     QuarantinedSource,
     Score,
+    ShardEntry,
     ShardManifest,
     SourceVideo,
 )
@@ -75,6 +76,7 @@ def probe_sources(
     config: DataEngineConfig, source: str, paths: DatasetPaths, on_progress: OnProgress
 ) -> None:
     """Write the table of readable sources, and the quarantine of the others with their reasons."""
+    _save_config(config, paths)
     files = list_sources(source)
     stamps = [(f.uri, f.attribution, *_stamp(f.path)) for f in files]
     goal = fingerprint("sources", config.probe, stamps)
@@ -103,12 +105,12 @@ def probe_sources(
                 )
             )
     write_table(paths.quarantine, rows_of(quarantined), QUARANTINE, goal)
-    write_text(paths.config, config.model_dump_json(indent=1) + "\n")
     write_table(paths.sources, rows_of(readable.values()), SOURCES, goal)
 
 
 def score_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: OnProgress) -> None:
     """Write the table of all clips with their scores and the decisions that follow from them."""
+    _save_config(config, paths)
     goal = fingerprint(
         "scored",
         made_from(paths.sources),
@@ -137,6 +139,7 @@ def score_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: OnPr
 
 def caption_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: OnProgress) -> None:
     """Write the table of the clips that were kept, with captions; a caption that does not fit is a reason."""
+    _save_config(config, paths)
     goal = fingerprint(
         "captioned", made_from(paths.scored_clips), config.captions, config.scores, config.filters
     )
@@ -165,6 +168,7 @@ def caption_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: On
 
 def write_shards(config: DataEngineConfig, paths: DatasetPaths, on_progress: OnProgress) -> None:
     """Encode the clips that are still kept, pack them into tars, and write the manifest."""
+    _save_config(config, paths)
     goal = fingerprint("shards", made_from(paths.captioned_clips), config.shards)
     if is_made_from(paths.sharded_clips, goal) and (paths.shards / MANIFEST_NAME).exists():
         return
@@ -183,12 +187,16 @@ def write_shards(config: DataEngineConfig, paths: DatasetPaths, on_progress: OnP
     settings = {"config": config, "root": str(paths.root), "made_from": goals}
     counted = _Counter("shard", len(records), "clips", on_progress, done=num_done)
     map_rows(rows, WriteShard, settings, key="name", on_row=counted)
-    receipts = {name: read_receipt(paths.shards / name) for name in plan}
     failed: dict[str, str] = {}
-    for name, receipt in receipts.items():
-        whole = receipt is not None and receipt.made_from == goals[name]
-        failed |= receipt.failed if whole else {r.clip_id: _CRASHED for r in plan[name]}
-    entries = [r.entry for r in receipts.values() if r is not None and r.entry.samples]
+    entries: list[ShardEntry] = []
+    for name, clips in plan.items():
+        receipt = read_receipt(paths.shards / name)
+        if receipt is None or receipt.made_from != goals[name]:
+            failed |= {record.clip_id: _CRASHED for record in clips}
+            continue
+        failed |= receipt.failed
+        if receipt.entry.samples:
+            entries.append(receipt.entry)
     manifest = ShardManifest(shards=tuple(entries), config=config.model_dump(mode="json"))
     remove_other_shards(paths.shards, (entry.name for entry in entries))
     write_text(paths.shards / MANIFEST_NAME, manifest.to_json() + "\n")
@@ -311,6 +319,12 @@ def _batches(records: Iterable[ClipRecord]) -> list[list[ClipRecord]]:
         for clips in by_source.values()
         for i in range(0, len(clips), _CLIPS_PER_ROW)
     ]
+
+
+def _save_config(config: DataEngineConfig, paths: DatasetPaths) -> None:
+    text = config.model_dump_json(indent=1) + "\n"
+    if not paths.config.exists() or paths.config.read_text() != text:
+        write_text(paths.config, text)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_engine.container import decode_jpeg
+from data_engine.container import decode_jpeg, encode_jpeg
 
 _KEPT, _LOST, _LIMIT, _INK = "#2a7f62", "#c8553d", "#222222", "#333333"
 
@@ -35,19 +35,27 @@ def funnel(steps: Sequence[tuple[str, int]]) -> bytes:
     return _png(figure)
 
 
-def histograms(panels: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> bytes:
-    """One histogram a score, with its thresholds as dashed lines. `panels`: score -> (values, limits)."""
+def histograms(
+    panels: Mapping[str, tuple[Sequence[float], Sequence[str], Sequence[float]]],
+) -> bytes:
+    """One histogram a score. `panels`: score -> (values, what is kept in words, limits).
+
+    The axis spans the middle 98% of the values, so that a few extreme ones do not hide the others; limits within
+    it are dashed lines.
+    """
     num_columns = 3
     num_rows = max(1, -(-len(panels) // num_columns))
-    figure = _figure(8.4, 1.9 * num_rows)
+    figure = _figure(8.4, 2.0 * num_rows)
     grid = np.atleast_1d(figure.subplots(num_rows, num_columns)).ravel()
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
-    for axes, (name, (values, limits)) in zip(grid, panels.items(), strict=False):
-        axes.hist(values, bins=30, color=_KEPT)
+    for axes, (name, (values, kept, limits)) in zip(grid, panels.items(), strict=False):
+        low, high = (float(end) for end in np.percentile(values, (1, 99)))
+        axes.hist(values, bins=30, range=(low, high) if high > low else None, color=_KEPT)
         for limit in limits:
-            axes.axvline(limit, color=_LIMIT, linestyle="--", linewidth=1)
-        axes.set_title(name, fontsize=9, color=_INK)
+            if low <= limit <= high:
+                axes.axvline(limit, color=_LIMIT, linestyle="--", linewidth=1)
+        axes.set_title(" ".join([name, *kept]), fontsize=9, color=_INK)
         _strip(axes)
     return _png(figure)
 
@@ -55,36 +63,29 @@ def histograms(panels: Mapping[str, tuple[Sequence[float], Sequence[float]]]) ->
 def contact_sheet(
     tiles: Sequence[tuple[bytes, str]], num_columns: int = 6, tile_width_px: int = 160
 ) -> bytes:
-    """JPEGs in a grid, each with one line of text below it. `tiles`: (jpeg, text)."""
+    """JPEGs in a grid, each with one line of text below it, as a JPEG. `tiles`: (jpeg, text)."""
     images = [_tile(decode_jpeg(jpeg), text, tile_width_px) for jpeg, text in tiles]
     if not images:
-        return _encode(np.full((24, tile_width_px, 3), 255, np.uint8))
-    height_px = max(image.shape[0] for image in images)
+        return encode_jpeg(np.full((24, tile_width_px, 3), 255, np.uint8))
+    blank = np.full_like(images[0], 255)
     num_columns = min(num_columns, len(images))
-    num_rows = -(-len(images) // num_columns)
-    sheet = np.full((num_rows * height_px, num_columns * tile_width_px, 3), 255, np.uint8)
-    for i, image in enumerate(images):
-        top, left = i // num_columns * height_px, i % num_columns * tile_width_px
-        sheet[top : top + image.shape[0], left : left + tile_width_px] = image
-    return _encode(sheet)
+    images += [blank] * (-len(images) % num_columns)
+    rows = [np.hstack(images[i : i + num_columns]) for i in range(0, len(images), num_columns)]
+    return encode_jpeg(np.vstack(rows), quality=80)
 
 
 def _tile(image: NDArray[np.uint8], text: str, width_px: int) -> NDArray[np.uint8]:
-    height_px = max(1, round(image.shape[0] * width_px / image.shape[1]))
-    # A portrait tile would make every row of the sheet as tall as itself.
-    height_px = min(height_px, width_px)
-    picture = cv2.resize(image, (width_px - 4, height_px), interpolation=cv2.INTER_AREA)
-    tile = np.full((height_px + 20, width_px, 3), 255, np.uint8)
-    tile[2 : 2 + height_px, 2 : width_px - 2] = picture
+    """The picture fitted into a 16:9 box with a margin, and the text below."""
+    box_height_px, box_width_px = round(width_px * 9 / 16), width_px - 4
+    scale = min(box_height_px / image.shape[0], box_width_px / image.shape[1])
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    picture = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    tile = np.full((box_height_px + 22, width_px, 3), 255, np.uint8)
+    top, left = 2 + (box_height_px - size[1]) // 2, 2 + (box_width_px - size[0]) // 2
+    tile[top : top + size[1], left : left + size[0]] = picture
+    place = (3, box_height_px + 15)
     cv2.putText(
-        tile,
-        text[:28],
-        (3, height_px + 14),
-        cv2.FONT_HERSHEY_SIMPLEX,
-        0.33,
-        (60, 60, 60),
-        1,
-        cv2.LINE_AA,
+        tile, text[:28], place, cv2.FONT_HERSHEY_SIMPLEX, 0.35, (60, 60, 60), 1, cv2.LINE_AA
     )
     return tile
 
@@ -100,14 +101,9 @@ def _strip(axes: Axes) -> None:
 
 
 def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    with Image.open(buffer) as image:
-        return _encode(np.asarray(image.convert("RGB")), num_colours=64)
-
-
-def _encode(image: NDArray[np.uint8], num_colours: int = 192) -> bytes:
     """A palette PNG: a third of the size of a true-colour one."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).quantize(num_colours).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(64).save(packed, format="PNG", optimize=True)
+    return packed.getvalue()

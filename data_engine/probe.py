@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import av
+from av.error import FFmpegError
 
 from data_engine.config import ProbeConfig
 from data_engine.container import display_size, open_video
@@ -21,7 +22,7 @@ def probe(source: SourceFile, config: ProbeConfig) -> SourceVideo:
     with open_video(source.path) as (container, stream):
         try:
             frame = next(container.decode(stream))
-        except (StopIteration, av.FFmpegError) as error:
+        except (StopIteration, FFmpegError) as error:
             raise UnreadableSourceError("undecodable", f"no frame decodes: {error}") from error
         if frame.width * frame.height > config.max_pixels:
             raise UnreadableSourceError(

@@ -5,7 +5,8 @@ each row is a block, a worker that dies is restarted, and rows that did not come
 if the process dies again, the row is reported as crashed; any other error is a defect of ours and stops the job.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event, Thread
@@ -83,15 +84,19 @@ def _dataset(
     context.max_errored_blocks = -1
     context.enable_progress_bars = False
     num_workers = max(1, min(len(rows), int(ray.cluster_resources().get("CPU", 1))))
-    return ray.data.from_items(list(rows), override_num_blocks=len(rows)).map(
-        worker,  # pyright: ignore[reportArgumentType]  # Ray takes a callable class, its hints do not
-        fn_constructor_kwargs=settings,
-        concurrency=(1, num_workers),
-        # Less than a whole CPU: a pool of whole-CPU actors can wait for ever on a small machine.
-        num_cpus=0.9,
-        max_restarts=2,
-        max_task_retries=0,
-    )
+    dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows))
+    with warnings.catch_warnings():
+        # Bounding restarts and retries is deprecated in 2.60 although nothing replaces it yet.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return dataset.map(
+            worker,  # pyright: ignore[reportArgumentType]  # Ray takes a callable class, its hints do not
+            fn_constructor_kwargs=settings,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_workers),
+            # Less than a whole CPU: a pool of whole-CPU actors can wait for ever on a small machine.
+            num_cpus=0.9,
+            max_restarts=2,
+            max_task_retries=0,
+        )
 
 
 def _run_alone(row: Row, worker: type[Worker], settings: dict[str, Any]) -> Row | None:
@@ -124,7 +129,7 @@ class _Board:
 @contextmanager
 def progress_board(
     step: str, total: float, unit: str, on_progress: OnProgress
-) -> Iterator[Callable[[str, float], None]]:
+) -> Generator[Callable[[str, float], None]]:
     """A function for workers to say how much of their row is done; the sum is reported every second."""
     board: Any = _Board.remote()
     stop = Event()

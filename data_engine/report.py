@@ -97,7 +97,7 @@ def summarize(paths: DatasetPaths) -> RunReport:
 def kept_sheet(
     paths: DatasetPaths, clips: Sequence[ClipRecord], max_tiles: int = _MAX_TILES
 ) -> bytes:
-    """PNG of the middle frames of kept clips, evenly spread over the data set, with their times."""
+    """JPEG of the middle frames of kept clips, evenly spread over the data set, with their times."""
     kept = [clip for clip in clips if clip.status is ClipStatus.KEPT]
     count = min(max_tiles, len(kept))
     chosen = [kept[len(kept) * i // count] for i in range(count)]
@@ -107,7 +107,7 @@ def kept_sheet(
 def rejected_sheet(
     paths: DatasetPaths, clips: Sequence[ClipRecord], max_tiles: int = _MAX_TILES
 ) -> bytes:
-    """PNG of the middle frames of rejected clips, every reason in turn, with the reason."""
+    """JPEG of the middle frames of rejected clips, every reason in turn, with the reason."""
     by_reason: dict[Rejection, list[ClipRecord]] = {}
     for clip in clips:
         if clip.rejected_by is not None:
@@ -122,8 +122,13 @@ def rejected_sheet(
     return _sheet(paths, [(clip, str(clip.rejected_by)) for clip in tiles])
 
 
+def first_frame(paths: DatasetPaths, clip: ClipRecord) -> bytes:
+    """JPEG of the earliest frame that the decode pass kept of a clip."""
+    return _jpegs(paths, [clip])[clip.clip_id][0]
+
+
 def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
-    """Write `report/index.html`, which needs no other file, and its pictures as PNG beside it.
+    """Write `report/index.html`, which needs no other file, and its pictures beside it.
 
     Raises:
         TableError: the data set was not curated.
@@ -131,14 +136,14 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
     clips = load_clips(paths)
     report = summarize(paths)
     pictures = {
-        "funnel": plots.funnel(report.funnel()),
-        "histograms": plots.histograms(_panels(config, clips)),
-        "kept": kept_sheet(paths, clips),
-        "rejected": rejected_sheet(paths, clips),
+        "funnel.png": plots.funnel(report.funnel()),
+        "histograms.png": plots.histograms(_panels(config, clips)),
+        "kept.jpg": kept_sheet(paths, clips),
+        "rejected.jpg": rejected_sheet(paths, clips),
     }
-    for name, png in pictures.items():
-        with write_atomically(paths.report / f"{name}.png") as file:
-            file.write(png)
+    for name, data in pictures.items():
+        with write_atomically(paths.report / name) as file:
+            file.write(data)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("data_engine", "templates"),
         autoescape=True,
@@ -151,7 +156,7 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
         backends=_backends(clips),
         attributions=sorted({c.attribution for c in clips if c.attribution}),
         config=config.model_dump_json(indent=1),
-        pictures={name: base64.b64encode(png).decode() for name, png in pictures.items()},
+        pictures={name: _data_uri(name, data) for name, data in pictures.items()},
     )
     with write_atomically(paths.report / "index.html") as file:
         file.write(page.encode())
@@ -159,37 +164,53 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
 
 
 def _sheet(paths: DatasetPaths, tiles: Sequence[tuple[ClipRecord, str]]) -> bytes:
-    wanted: dict[str, list[str]] = {}
-    for clip, _ in tiles:
-        wanted.setdefault(clip.source_id, []).append(clip.clip_id)
-    jpegs: dict[str, list[bytes]] = {}
-    for source_id, clip_ids in wanted.items():
-        rows = pq.read_table(paths.frames(source_id), filters=[("clip_id", "in", clip_ids)])
-        for row in rows.sort_by("time_s").to_pylist():
-            jpegs.setdefault(row["clip_id"], []).append(row["jpeg"])
+    jpegs = _jpegs(paths, [clip for clip, _ in tiles])
     # A clip that is shorter than the sampling interval may have no frame.
     return plots.contact_sheet(
         [(frames[len(frames) // 2], text) for c, text in tiles if (frames := jpegs.get(c.clip_id))]
     )
 
 
+def _jpegs(paths: DatasetPaths, clips: Sequence[ClipRecord]) -> dict[str, list[bytes]]:
+    """The kept frames of clips, in order of time."""
+    wanted: dict[str, list[str]] = {}
+    for clip in clips:
+        wanted.setdefault(clip.source_id, []).append(clip.clip_id)
+    jpegs: dict[str, list[bytes]] = {}
+    for source_id, clip_ids in wanted.items():
+        rows = pq.read_table(paths.frames(source_id), filters=[("clip_id", "in", clip_ids)])
+        for row in rows.sort_by("time_s").to_pylist():
+            jpegs.setdefault(row["clip_id"], []).append(row["jpeg"])
+    return jpegs
+
+
 def _panels(
     config: DataEngineConfig, clips: Sequence[ClipRecord]
-) -> dict[str, tuple[list[float], list[float]]]:
+) -> dict[str, tuple[list[float], list[str], list[float]]]:
     thresholds: dict[str, list[Threshold]] = {}
     for threshold in ALL_THRESHOLDS:
         thresholds.setdefault(threshold.score, []).append(threshold)
-    panels: dict[str, tuple[list[float], list[float]]] = {}
+    panels: dict[str, tuple[list[float], list[str], list[float]]] = {}
     for score, limits in thresholds.items():
         values = [value for clip in clips if (value := clip.score(score)) is not None]
+        set_limits = [
+            (threshold.is_minimum, limit)
+            for threshold in limits
+            if (limit := threshold.limit(config.filters)) is not None
+        ]
         if values:
-            set_limits = (threshold.limit(config.filters) for threshold in limits)
-            panels[score] = values, [limit for limit in set_limits if limit is not None]
+            kept = [f"{'>=' if is_minimum else '<='} {limit:g}" for is_minimum, limit in set_limits]
+            panels[score] = values, kept, [limit for _, limit in set_limits]
     return panels
 
 
 def _backends(clips: Sequence[ClipRecord]) -> list[tuple[str, str]]:
     return sorted({(name, s.backend) for clip in clips for name, s in clip.scores.items()})
+
+
+def _data_uri(name: str, data: bytes) -> str:
+    kind = "jpeg" if name.endswith(".jpg") else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _clock(time_s: float) -> str:

@@ -129,14 +129,13 @@ class ClipRecord:
         """
         _check_fields(cls, data, "clip record")
         rejected_by = data["rejected_by"]
-        return cls(
-            **{
-                **data,
-                "scores": {name: Score(**score) for name, score in data["scores"].items()},
-                "captions": tuple(Caption(**caption) for caption in data["captions"]),
-                "rejected_by": None if rejected_by is None else Rejection(rejected_by),
-            }
-        )
+        values: dict[str, Any] = {
+            **data,
+            "scores": {name: Score(**score) for name, score in data["scores"].items()},
+            "captions": tuple(Caption(**caption) for caption in data["captions"]),
+            "rejected_by": None if rejected_by is None else Rejection(rejected_by),
+        }
+        return cls(**values)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -233,7 +232,8 @@ def shard_entry_from_dict(data: dict[str, Any]) -> ShardEntry:
         )
         for sample in data["samples"]
     )
-    return ShardEntry(**{**data, "samples": samples})
+    values: dict[str, Any] = {**data, "samples": samples}
+    return ShardEntry(**values)
 
 
 def clip_id(source_id: str, start_s: float, end_s: float) -> str:

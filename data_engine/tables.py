@@ -22,11 +22,11 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,6 +34,8 @@ from pydantic import BaseModel
 
 from data_engine.errors import TableError
 from data_engine.schema import SCHEMA_VERSION, ClipRecord, QuarantinedSource, SourceVideo
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _SCORE = pa.struct([("value", pa.float64()), ("backend", pa.string())])
 _CAPTION = pa.struct([("text", pa.string()), ("source", pa.string()), ("model", pa.string())])
@@ -155,7 +157,7 @@ def fingerprint(*parts: object) -> str:
 
 
 @contextmanager
-def write_atomically(path: Path) -> Iterator[IO[bytes]]:
+def write_atomically(path: Path) -> Generator[IO[bytes]]:
     """A file that appears under its name only when it is complete and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -175,6 +177,22 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
 def write_text(path: Path, text: str) -> None:
     with write_atomically(path) as file:
         file.write(text.encode())
+
+
+def read_config(paths: DatasetPaths, kind: type[ModelT]) -> ModelT:
+    """The configuration that a data set was made with.
+
+    Raises:
+        TableError: the folder holds no data set, or one of another version.
+    """
+    _require(paths.config)
+    try:
+        return kind.model_validate_json(paths.config.read_text())
+    except ValidationError as error:
+        raise TableError(
+            f"{paths.config} does not fit this version ({error.error_count()} fields differ); "
+            "curate again, or check out the commit that wrote it"
+        ) from error
 
 
 def write_table(

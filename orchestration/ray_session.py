@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 LOCAL = "local"
@@ -13,7 +13,7 @@ class ClusterError(ConnectionError):
 
 
 @contextmanager
-def ray_session(address: str = LOCAL, object_store_mb: int = 512) -> Iterator[None]:
+def ray_session(address: str = LOCAL, object_store_mb: int = 512) -> Generator[None]:
     """Ray, initialised, until the block ends. Within a session, a second one is the same.
 
     `address` is "local" for a Ray of our own, which ends with this process, or `host:port` of a cluster.
@@ -25,12 +25,14 @@ def ray_session(address: str = LOCAL, object_store_mb: int = 512) -> Iterator[No
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    # Its workers otherwise print notes about restarts that no user can act on.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():
         yield
         return
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     if address == LOCAL:
         ray.init(
             # "local" and not the default, which may join a cluster that somebody else started.

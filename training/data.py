@@ -49,12 +49,13 @@ def plan_clips(shards: ClipShards, num_frames: int, sampling_stride: int) -> Cli
     """
     captioned = [clip for clip in shards.clips if clip.caption]
     clips = tuple(clip for clip in captioned if clip.num_frames >= num_frames)
+    full_stride = 1 if num_frames == 1 else sampling_stride
     strides = [fitting_stride(clip.num_frames, num_frames, sampling_stride) for clip in clips]
     plan = ClipPlan(
         clips=clips,
         num_too_short=len(captioned) - len(clips),
         num_without_caption=len(shards.clips) - len(captioned),
-        num_at_smaller_stride=sum(stride < sampling_stride for stride in strides),
+        num_at_smaller_stride=sum(stride < full_stride for stride in strides),
     )
     if not clips:
         raise DataError(

@@ -42,7 +42,10 @@ class Telemetry:
         directory.path.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         kept = [m for m in read_metrics(directory.metrics) if m["step"] <= first_step]
-        directory.metrics.write_text("".join(json.dumps(m) + "\n" for m in kept))
+        # A new file instead of a shortened one, so that whoever follows it notices.
+        rewritten = directory.metrics.with_suffix(".tmp")
+        rewritten.write_text("".join(json.dumps(m) + "\n" for m in kept))
+        rewritten.replace(directory.metrics)
         self._lines = directory.metrics.open("a", buffering=1)
         self._events = SummaryWriter(str(directory.tensorboard), purge_step=first_step + 1)
 

@@ -1,4 +1,7 @@
-"""Captions put together from what the scorers measured. No language model; the same clip gives the same text."""
+"""Captions put together from what the scorers measured, without a language model.
+
+The same clip always gets the same text.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +15,7 @@ from data_engine.scores.classifier import ImageNetClassifier
 
 MIN_LABEL_PROBABILITY = 0.25
 """A class is named only above this mean probability over the pictures."""
-MIN_COLOUR_SHARE = 0.2
+MIN_COLOUR_SHARE = 0.15
 """A second colour is named only above this share of the pixels."""
 MAX_TEXT_WORDS = 6
 
@@ -86,8 +89,10 @@ def _colour_indices(image_HWC: NDArray[np.uint8]) -> NDArray[np.intp]:
     by_hue = np.array([_COLOURS.index(name) for _, name in _HUE_WORDS])
     names = by_hue[np.searchsorted(limits, hue, side="right")]
     is_dull = saturation < 0.18
-    is_warm = (hue < 50) | (hue >= 345)
-    names[is_warm & (value < 0.65) & (saturation < 0.75)] = _COLOURS.index("brown")
+    # Brown is dark orange, or dark red that is not vivid.
+    is_orange = (hue >= 15) & (hue < 50)
+    is_pale_red = ((hue < 15) | (hue >= 340)) & (saturation < 0.6)
+    names[(is_orange | is_pale_red) & (value < 0.65)] = _COLOURS.index("brown")
     names[is_dull] = _COLOURS.index("gray")
     names[is_dull & (value > 0.8)] = _COLOURS.index("white")
     names[value < 0.18] = _COLOURS.index("black")

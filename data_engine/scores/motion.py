@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 BACKEND = "classical:dis-flow-fast"
 
-CameraMotion = Literal["static", "pan left", "pan right", "tilt up", "tilt down", "zoom"]
+CameraMotion = Literal[
+    "static", "panning left", "panning right", "tilting up", "tilting down", "zooming"
+]
 
 # Of the frame diagonal a second; below it, what moves is not the camera.
 _MIN_CAMERA_SPEED = 0.02
@@ -63,7 +65,7 @@ def camera_motion(right: float, down: float, outwards: float) -> CameraMotion:
     if strongest < _MIN_CAMERA_SPEED:
         return "static"
     if strongest == abs(outwards):
-        return "zoom"
+        return "zooming"
     if strongest == abs(right):
-        return "pan right" if right < 0 else "pan left"
-    return "tilt down" if down < 0 else "tilt up"
+        return "panning right" if right < 0 else "panning left"
+    return "tilting down" if down < 0 else "tilting up"

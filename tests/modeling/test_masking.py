@@ -17,7 +17,7 @@ def test_kept_positions_are_distinct_ascending_and_as_many_as_asked() -> None:
     kept = draw_kept_positions(28, 0.5, seeded())
     assert len(kept) == 14
     assert (kept.diff() > 0).all()
-    assert 0 <= kept.min()
+    assert kept.min() >= 0
     assert kept.max() < 28
 
 

@@ -140,12 +140,3 @@ def test_initialize_weights_sets_every_parameter() -> None:
     model.initialize_weights(seeded(0))
     expected = small_model().state_dict()
     assert all(torch.equal(expected[name], tensor) for name, tensor in model.state_dict().items())
-
-
-def test_the_network_runs_on_the_meta_device() -> None:
-    x = latents().to("meta")
-    with torch.device("meta"):
-        model = STIV(small_model().config)
-    output = model(x, times().to("meta"), conditions(latents()).to("meta"))
-    assert output.shape == x.shape
-    assert output.device.type == "meta"

@@ -1,5 +1,4 @@
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from modeling.text_encoder import (
     TextEncoderError,
 )
 
-TINY_CLIP = {
+TINY_CLIP: dict[str, Any] = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 24, "heads": 2, "layers": 2},
@@ -72,12 +71,9 @@ def test_the_encoder_names_are_frozen() -> None:
 
 def _write_tiny_clip(folder: Path, **text_changes: Any) -> Any:
     """A small random CLIP in the folder layout of OpenCLIP; returns the same model in memory."""
-    with warnings.catch_warnings():
-        # torch deprecates, while open_clip is imported, a function that its dependencies still use.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        import open_clip
+    import open_clip
 
-    config = {**TINY_CLIP, "text_cfg": {**TINY_CLIP["text_cfg"], **text_changes}}
+    config: dict[str, Any] = {**TINY_CLIP, "text_cfg": {**TINY_CLIP["text_cfg"], **text_changes}}
     torch.manual_seed(0)
     model = open_clip.CLIP(**config).eval()
     folder.mkdir()

@@ -1,0 +1,189 @@
+"""`stiv`: thin commands over the functions that the Dagster assets call as well.
+
+Each command imports what it needs when it is called, so that `stiv --help` answers at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from data_engine.errors import JobError
+from data_engine.schema import SchemaError
+from orchestration.overrides import OverrideError
+from orchestration.progress import progress_reporter
+from orchestration.ray_session import LOCAL, ClusterError, ray_session
+from training.errors import TrainingError
+
+USER_ERRORS = (JobError, SchemaError, OverrideError, ClusterError, TrainingError)
+"""What ends a command with one line and exit code 2 rather than with a traceback."""
+
+app = typer.Typer(
+    help="From raw video to a training set, and from there to a text-and-image-to-video model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console(soft_wrap=True)
+
+DatasetOption = Annotated[Path, typer.Option("--dataset", help="Folder of the data set.")]
+RunOption = Annotated[Path, typer.Option("--run", help="Folder of the training run.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change one field; repeatable."),
+]
+PrintConfigOption = Annotated[
+    bool, typer.Option("--print-config", help="Print the resolved configuration and stop.")
+]
+RayOption = Annotated[
+    str,
+    typer.Option("--ray-address", help="host:port of a Ray cluster; default: a Ray of our own."),
+]
+
+
+@app.command()
+def samples(
+    out: Annotated[Path, typer.Option("--out", help="Folder to put the videos into.")],
+) -> None:
+    """Fetch the sample videos: Big Buck Bunny and four short clips."""
+    from data_engine.samples import SAMPLES, fetch_samples
+
+    for path in fetch_samples(out, on_progress=console.print):
+        console.print(str(path), highlight=False)
+    for attribution in sorted({sample.attribution for sample in SAMPLES}):
+        console.print(attribution, highlight=False)
+
+
+@app.command()
+def curate(
+    source: Annotated[str, typer.Option("--source", help="A video, a folder of them, or a glob.")],
+    dataset: DatasetOption,
+    recipe: Annotated[str, typer.Option("--recipe", help="Named configuration.")] = "demo",
+    overrides: SetOption = None,
+    print_config: PrintConfigOption = False,
+    ray_address: RayOption = LOCAL,
+) -> None:
+    """Turn source videos into captioned WebDataset shards."""
+    from data_engine.recipes import RECIPES
+    from orchestration.recipe import resolve
+
+    config = resolve(RECIPES, recipe, overrides or [])
+    if print_config:
+        console.print_json(config.model_dump_json())
+        return
+    from data_engine.pipeline import curate as run
+    from data_engine.ray_rows import Progress
+    from data_engine.sources import list_sources
+    from orchestration.summary import print_report
+
+    # Before Ray starts, so that a typing error is answered at once.
+    list_sources(source)
+    with ray_session(ray_address), progress_reporter(console) as reporter:
+
+        def show(progress: Progress) -> None:
+            reporter.update(progress.step, progress.done, progress.total, progress.unit)
+
+        report = run(config, source, dataset, show)
+    print_report(console, report, dataset)
+
+
+@app.command()
+def stats(dataset: DatasetOption) -> None:
+    """Print the funnel of a data set and write its report page."""
+    from data_engine.config import DataEngineConfig
+    from data_engine.report import summarize, write_report
+    from data_engine.tables import DatasetPaths, read_config
+    from orchestration.summary import print_report
+
+    paths = DatasetPaths(dataset)
+    page = write_report(read_config(paths, DataEngineConfig), paths)
+    print_report(console, summarize(paths), dataset)
+    console.print(f"report: {page}", highlight=False)
+
+
+@app.command()
+def train(
+    dataset: Annotated[list[Path], typer.Option("--dataset", help="Data set folder; repeatable.")],
+    run: RunOption,
+    recipe: Annotated[str, typer.Option("--recipe", help="Named run.")] = "demo_tiny",
+    overrides: SetOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run.")
+    ] = False,
+    print_config: PrintConfigOption = False,
+    ray_address: RayOption = LOCAL,
+) -> None:
+    """Train STIV on shards, stage by stage."""
+    from orchestration.recipe import resolve
+    from training.recipes import RECIPES
+
+    config = resolve(RECIPES, recipe, overrides or [])
+    if print_config:
+        console.print_json(config.model_dump_json())
+        return
+    from orchestration.summary import print_training
+    from training.launch import fit
+
+    with ray_session(ray_address), progress_reporter(console) as reporter:
+
+        def show(stage: str, step: int, num_steps: int, loss: float) -> None:
+            reporter.update(stage, step, num_steps, f"steps, loss {loss:.4f}")
+
+        result = fit(config, dataset, run, resume=resume, on_progress=show)
+    print_training(console, result)
+
+
+@app.command()
+def generate(
+    run: RunOption,
+    prompt: Annotated[str, typer.Option("--prompt", help="What the video should show.")],
+    out: Annotated[Path, typer.Option("--out", help="The mp4 file to write.")],
+    image: Annotated[Path | None, typer.Option("--image", help="The first frame.")] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    steps: Annotated[int | None, typer.Option("--steps", help="Sampling steps.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option("--guidance-scale")] = None,
+) -> None:
+    """Sample a video from a trained run: text to video, or text and image to video."""
+    from training.generate import generate as sample
+
+    from orchestration.summary import print_generated
+
+    with progress_reporter(console) as reporter:
+
+        def show(done: int, total: int) -> None:
+            reporter.update("sample", done, total, "steps")
+
+        result = sample(
+            run,
+            prompt,
+            out,
+            image_path=image,
+            seed=seed,
+            num_sampling_steps=steps,
+            guidance_scale=guidance_scale,
+            on_step=show,
+        )
+    print_generated(console, result)
+
+
+@app.command()
+def demo(
+    home: Annotated[Path, typer.Option("--home", help="Folder for everything it makes.")] = Path(
+        "demo"
+    ),
+) -> None:
+    """The whole job on the sample film: shards, a tiny model in three stages, two sampled videos."""
+    from orchestration.demo import run_demo
+
+    run_demo(home, console)
+
+
+def main() -> None:
+    """The entry point: a mistake of the user costs one line, not a traceback."""
+    try:
+        app()
+    except USER_ERRORS as error:
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", highlight=False, markup=False)
+        sys.exit(2)

@@ -1,0 +1,117 @@
+"""The whole job on the sample film, top to bottom: what `make demo` runs.
+
+Every step sees what is done already, so running it again prints the same summary in seconds.
+"""
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from training.generate import generate
+
+from data_engine import recipes as data_recipes
+from data_engine.pipeline import curate
+from data_engine.ray_rows import Progress
+from data_engine.report import first_frame
+from data_engine.samples import fetch_samples
+from data_engine.schema import ClipRecord, ClipStatus
+from data_engine.tables import DatasetPaths, load_clips, write_atomically
+from orchestration.progress import ProgressReporter, progress_reporter
+from orchestration.ray_session import ray_session
+from orchestration.summary import print_generated, print_report, print_training
+from training import recipes as training_recipes
+from training.launch import fit
+
+BATCH = "samples"
+RUN = "demo_tiny"
+
+
+def run_demo(home: Path, console: Console) -> None:
+    """Sample film -> shards -> three training stages -> two sampled videos, all below `home`.
+
+    Raises:
+        JobError: the film cannot be fetched.
+        TrainingError: a stage cannot start or go on.
+    """
+    clock = _Clock()
+    sources = home / "sources" / BATCH
+    dataset = DatasetPaths(home / "datasets" / BATCH)
+    run = home / "runs" / RUN
+    with clock.step("samples"):
+        fetch_samples(sources, on_progress=console.print)
+
+    with ray_session(), progress_reporter(console) as reporter:
+
+        def show_curation(progress: Progress) -> None:
+            reporter.update(progress.step, progress.done, progress.total, progress.unit)
+
+        def show_training(stage: str, step: int, num_steps: int, loss: float) -> None:
+            reporter.update(stage, step, num_steps, f"steps, loss {loss:.4f}")
+
+        with clock.step("curate"):
+            report = curate(data_recipes.demo(), str(sources), dataset.root, show_curation)
+        with clock.step("train"):
+            # An interrupted demo goes on where it was.
+            trained = fit(
+                training_recipes.demo_tiny(),
+                [dataset.root],
+                run,
+                resume=True,
+                on_progress=show_training,
+            )
+
+    clip = _widest_moving(load_clips(dataset))
+    image = run / "first_frame.jpg"
+    with write_atomically(image) as file:
+        file.write(first_frame(dataset, clip))
+    prompt = clip.captions[0].text
+    with progress_reporter(console) as reporter, clock.step("generate"):
+        text_to_video = generate(
+            run, prompt, run / "samples" / "text_to_video.mp4", on_step=_show(reporter, "t2v")
+        )
+        image_to_video = generate(
+            run,
+            prompt,
+            run / "samples" / "image_to_video.mp4",
+            image_path=image,
+            on_step=_show(reporter, "ti2v"),
+        )
+
+    console.rule("What was made")
+    print_report(console, report, dataset.root)
+    console.print(f"report: {dataset.report / 'index.html'}", highlight=False)
+    print_training(console, trained)
+    console.print(f"prompt: {prompt}", highlight=False, markup=False)
+    print_generated(console, text_to_video)
+    print_generated(console, image_to_video)
+    console.print(clock.summary(), highlight=False)
+    console.print(clip.attribution or "", highlight=False, markup=False)
+
+
+def _widest_moving(clips: list[ClipRecord]) -> ClipRecord:
+    """The kept clip with the most motion: the clearest thing to animate from its first frame."""
+    kept = [clip for clip in clips if clip.status is ClipStatus.KEPT]
+    return max(kept, key=lambda clip: clip.score("motion") or 0.0)
+
+
+def _show(reporter: ProgressReporter, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: reporter.update(name, done, total, "sampling steps")
+
+
+class _Clock:
+    """Seconds spent on each step."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Generator[None]:
+        start_s = time.monotonic()
+        yield
+        self._seconds[name] = time.monotonic() - start_s
+
+    def summary(self) -> str:
+        parts = [f"{name} {seconds:.0f} s" for name, seconds in self._seconds.items()]
+        return f"seconds: {', '.join(parts)}; together {sum(self._seconds.values()):.0f} s"

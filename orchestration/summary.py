@@ -1,0 +1,47 @@
+"""What a person reads at the end of a command."""
+
+from pathlib import Path
+
+from rich.console import Console
+from training.generate import GenerateResult
+
+from data_engine.report import RunReport
+from training.run_directory import TrainResult
+
+
+def print_report(console: Console, report: RunReport, dataset: Path) -> None:
+    lines = [
+        f"data set: {dataset}",
+        f"sources: {report.num_sources} read, {report.num_quarantined} quarantined, "
+        f"{report.source_hours * 60:.1f} minutes",
+    ]
+    for name, left in report.funnel():
+        lines.append(f"  {left:5d}  {name}")
+    lines += [
+        f"clips: {report.num_kept} kept + {report.num_rejected} rejected + {report.num_failed} failed "
+        f"= {report.num_clips} cut",
+        f"shards: {report.num_shards} with {report.num_sharded_clips} clips, "
+        f"{report.kept_hours * 60:.1f} minutes",
+    ]
+    lines += [f"failed: {count} x {error}" for error, count in report.failed_by.items()]
+    console.print("\n".join(lines), highlight=False, markup=False)
+
+
+def print_training(console: Console, result: TrainResult) -> None:
+    lines = [f"run: {result.run_dir}"]
+    lines += [
+        f"  {stage.stage:<6} {stage.num_steps:5d} steps in {stage.seconds:5.1f} s, "
+        f"loss {stage.first_loss:.4f} -> {stage.last_loss:.4f} (mean of first and last tenth)"
+        for stage in result.stages
+    ]
+    console.print("\n".join(lines), highlight=False, markup=False)
+
+
+def print_generated(console: Console, result: GenerateResult) -> None:
+    lines = [f"video: {result.video_path}", f"frames: {result.contact_sheet_path}"]
+    if result.first_frame_psnr_db is not None:
+        lines.append(
+            f"first frame against the given image, both through the autoencoder: "
+            f"{result.first_frame_psnr_db:.1f} dB"
+        )
+    console.print("\n".join(lines), highlight=False, markup=False)

@@ -1,0 +1,222 @@
+"""A whole run on Ray Train: one TorchTrainer per stage, one after the other.
+
+Ray Train starts, watches and restarts the workers; where a stage goes on is decided by our own
+`latest.json` (`checkpoint.py`), which a restart and a new run of the driver read alike. The loop
+calls `ray.train.report` nowhere: it is a barrier over all workers, and nothing here needs one.
+"""
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+
+from training.config import TrainConfig
+from training.errors import TrainError, TrainingError
+from training.loop import Worker, prepare_run, train_stage
+from training.run_directory import RunDirectory, StageDirectory, TrainResult
+
+logger = logging.getLogger(__name__)
+
+ProgressCallback = Callable[[str, int, int, float], None]
+"""Called with (stage, steps done, steps in all, loss) from a thread of the driver."""
+
+MAX_WORKER_FAILURES = 1
+"""A stage goes on from its latest checkpoint this many times after a worker died."""
+POLL_INTERVAL_S = 0.5
+CPUS_PER_WORKER = 0.5
+"""What a worker asks Ray for, so that two workers fit beside others on two cores."""
+
+
+def fit(
+    config: TrainConfig,
+    dataset_dirs: Sequence[Path],
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    on_progress: ProgressCallback | None = None,
+) -> TrainResult:
+    """Train every stage that is not finished yet, in order. Ray must be initialised by the caller.
+
+    Finished stages are not trained again. An unfinished stage with a checkpoint goes on only if
+    `resume` is set.
+
+    Raises:
+        DataError: the shards are broken, or hold no usable clip.
+        TrainError: Ray is not running, the directory holds another run or one to be resumed, or a
+            worker failed.
+    """
+    if not ray.is_initialized():
+        raise TrainError("Ray is not running in this process; call ray.init() before fit()")
+    dataset_dirs = [path.resolve() for path in dataset_dirs]
+    run = RunDirectory(run_dir.resolve())
+    if not resume:
+        _refuse_unfinished(config, run)
+    prepare_run(config, dataset_dirs, run.path)
+    for name in config.stages:
+        if run.stage(name).result() is not None:
+            logger.info("stage %s is finished already", name)
+            continue
+        with _reported(run.stage(name), name, config.stages[name].num_steps, on_progress):
+            _fit_stage(config, name, dataset_dirs, run)
+    results = [run.stage(name).result() for name in config.stages]
+    return TrainResult(
+        run_dir=run.path, stages=tuple(result for result in results if result is not None)
+    )
+
+
+def _refuse_unfinished(config: TrainConfig, run: RunDirectory) -> None:
+    for name in config.stages:
+        stage = run.stage(name)
+        if stage.has_checkpoint and stage.result() is None:
+            raise TrainError(
+                f"stage {name} in {run.path} was interrupted; pass --resume to go on from its latest "
+                "checkpoint, or choose another --run"
+            )
+
+
+def _fit_stage(
+    config: TrainConfig, name: str, dataset_dirs: Sequence[Path], run: RunDirectory
+) -> None:
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={
+            "config": config.model_dump_json(),
+            "stage": name,
+            "dataset_dirs": [str(path) for path in dataset_dirs],
+            "run_dir": str(run.path),
+        },
+        torch_config=TorchConfig(backend="nccl" if config.device == "cuda" else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=config.device == "cuda",
+            resources_per_worker=_worker_resources(config),
+        ),
+        run_config=RunConfig(
+            name=f"stage-{name}",
+            storage_path=str(run.path / "ray"),
+            failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
+        ),
+    )
+    try:
+        with _short_health_checks():
+            trainer.fit()
+    except TrainingFailedError as error:
+        raise TrainError(f"stage {name} failed: {_cause(error)}") from error
+    if run.stage(name).result() is None:
+        raise TrainError(f"stage {name} ended without a result; see {run.path / 'ray'}")
+
+
+def _worker_resources(config: TrainConfig) -> dict[str, float]:
+    if config.device == "cuda":
+        return {"CPU": config.threads_per_worker, "GPU": 1}
+    return {"CPU": CPUS_PER_WORKER}
+
+
+def _train_worker(settings: dict[str, Any]) -> None:
+    """What runs on each Ray Train worker; takes plain values, since Ray serialises them."""
+    config = TrainConfig.model_validate_json(settings["config"])
+    torch.set_num_threads(config.threads_per_worker)
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    assert isinstance(device, torch.device), "one device per worker is asked for"
+    train_stage(
+        config,
+        settings["stage"],
+        [Path(path) for path in settings["dataset_dirs"]],
+        Path(settings["run_dir"]),
+        Worker(context.get_world_rank(), context.get_world_size(), device),
+    )
+
+
+def _cause(error: TrainingFailedError) -> str:
+    """One line for the user: our own message if a worker raised one, else the first failure."""
+    failures: list[BaseException] = []
+    if isinstance(error, WorkerGroupError):
+        failures = list(error.worker_failures.values())
+    elif isinstance(error, ControllerError):
+        failures = [error.controller_failure]
+    for failure in failures:
+        cause: BaseException | None = failure
+        while cause is not None:
+            if isinstance(cause, TrainingError):
+                return str(cause)
+            cause = cause.__cause__
+    first = failures[0] if failures else error
+    lines = str(first).strip().splitlines()
+    return f"{type(first).__name__}: {lines[-1] if lines else 'no message'}"
+
+
+@contextmanager
+def _short_health_checks() -> Generator[None]:
+    """Let Ray Train look at its workers often: the default of 2 s adds seconds to a short stage."""
+    name = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "0.2"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+@contextmanager
+def _reported(
+    directory: StageDirectory, name: str, num_steps: int, on_progress: ProgressCallback | None
+) -> Generator[None]:
+    """While the block runs, pass each new line of the stage's metrics to the callback."""
+    if on_progress is None:
+        yield
+        return
+    tail = MetricsTail(directory.metrics)
+    done = threading.Event()
+
+    def report_new() -> None:
+        for metrics in tail.new_lines():
+            on_progress(name, metrics["step"], num_steps, metrics["loss"])
+
+    def poll() -> None:
+        while not done.wait(POLL_INTERVAL_S):
+            report_new()
+
+    thread = threading.Thread(target=poll, name=f"progress-{name}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        report_new()
+
+
+class MetricsTail:
+    """New complete lines of a growing file. A restarted stage replaces the file: it is read anew."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._inode = 0
+        self._offset = 0
+
+    def new_lines(self) -> list[dict[str, Any]]:
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            if inode != self._inode:
+                self._inode, self._offset = inode, 0
+            file.seek(self._offset)
+            complete, newline, _ = file.read().rpartition(b"\n")
+        self._offset += len(complete) + len(newline)
+        return [json.loads(line) for line in complete.splitlines()]
