@@ -30,7 +30,7 @@ def encode_clip(record: ClipRecord, config: ShardConfig, num_threads: int = 0) -
     with av.open(output, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         rate = Fraction(record.fps).limit_denominator(1001)
         options = {"crf": str(config.crf), "preset": "veryfast", "threads": "1"}
-        stream = cast("VideoStream", container.add_stream("libx264", rate=rate, options=options))
+        stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width_px, height_px, "yuv420p"
         stream.codec_context.time_base = _TIME_BASE
         stream.codec_context.gop_size = max(1, round(record.fps))

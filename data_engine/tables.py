@@ -30,7 +30,7 @@ from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from data_engine.errors import TableError
 from data_engine.schema import SCHEMA_VERSION, ClipRecord, QuarantinedSource, SourceVideo

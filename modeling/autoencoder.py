@@ -48,8 +48,8 @@ class PatchPCA:
     A component with deviation s is scaled by 1 / sqrt(s) (half whitening), then all by one factor, so
     that the mean variance of the latents is 1. The two obvious choices are worse for a flow:
 
-    - one global factor keeps s, so the brightness of a patch is 25 times larger (photographs, 16 channels) than its finest
-      detail, which then lies below the unit noise for nearly all t and is never learned;
+    - one global factor keeps s, so the brightness of a patch is 25 times larger than the finest of 16
+      components (on photographs), which then lies below the unit noise for nearly all t;
     - full whitening makes every component as large and as costly as brightness: most of the capacity and
       of the loss go to detail that is hardly visible, and an error in it counts like a wrong brightness.
 

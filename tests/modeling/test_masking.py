@@ -39,11 +39,12 @@ def test_an_impossible_ratio_is_refused(mask_ratio: float) -> None:
         draw_kept_positions(6, mask_ratio, seeded())
 
 
-def test_unmasking_puts_tokens_back_and_the_mask_token_elsewhere() -> None:
-    kept, mask_token = randn(2, 3, 2, 8), randn(8, seed=1)
-    full = unmask(kept, torch.tensor([1, 4]), 6, mask_token)
+def test_unmasking_puts_tokens_back_and_blank_ones_elsewhere() -> None:
+    kept, blank = randn(2, 3, 2, 8), randn(6, 8, seed=1)
+    full = unmask(kept, torch.tensor([1, 4]), blank)
     assert torch.equal(full[:, :, [1, 4]], kept)
-    assert torch.equal(full[:, :, [0, 2, 3, 5]], mask_token.expand(2, 3, 4, 8))
+    hidden = [0, 2, 3, 5]
+    assert torch.equal(full[:, :, hidden], blank[hidden].expand(2, 3, 4, 8))
 
 
 def test_kept_latents_covers_the_patches_of_kept_positions() -> None:

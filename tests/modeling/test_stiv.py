@@ -114,6 +114,19 @@ def test_the_output_depends_on_time() -> None:
     assert difference.abs().max() > 1e-3
 
 
+@pytest.mark.parametrize(("absolute_positions", "told_apart"), [(False, False), (True, True)])
+def test_only_absolute_positions_place_tokens_of_equal_content(
+    absolute_positions: bool, told_apart: bool
+) -> None:
+    model, x = (
+        randomize(small_model(absolute_positions=absolute_positions)),
+        torch.ones(1, 4, 4, 4, 6),
+    )
+    patches = model(x, times(1), conditions(x)).unfold(3, 2, 2).unfold(4, 2, 2)
+    spread = patches.flatten(3, 4).std(dim=3).max().item()
+    assert (spread > 1e-2) is told_apart
+
+
 def test_latents_that_do_not_divide_into_patches_are_refused() -> None:
     x = latents()[..., :5]
     with pytest.raises(ValueError, match="4x5 do not divide into patches of 2"):

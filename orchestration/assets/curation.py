@@ -1,0 +1,156 @@
+"""From the videos of a source batch to training shards: one asset for each step of the data engine.
+
+What a step needs is imported when it runs: the code server and the daemon load the definitions too, and
+must not pay for Ray, OpenCV and the models.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from data_engine.tables import made_from
+from orchestration.partitions import source_batches
+from orchestration.reporting import (
+    clear_failures,
+    clip_metadata,
+    clips_after,
+    log_progress,
+    shard_metadata,
+    source_metadata,
+)
+from orchestration.resources import RayResource, Workspace
+
+if TYPE_CHECKING:
+    from data_engine.config import DataEngineConfig
+
+GROUP = "curation"
+
+_asset = partial(
+    dg.asset,
+    partitions_def=source_batches,
+    group_name=GROUP,
+    owners=["team:data"],
+    # At most one run at a time holds it (dagster.yaml): two would share the same cores.
+    pool="ray",
+    code_version="1",
+)
+
+
+class CurationRecipe(dg.Config):
+    """Which configuration of the data engine, and what to change in it."""
+
+    recipe: str = Field(default="demo", description="A recipe of the data engine, by name.")
+    overrides: list[str] = Field(
+        default=[], description="Changes as `section.field=value`, e.g. `filters.min_motion=0.01`."
+    )
+
+    def resolve(self) -> "DataEngineConfig":
+        from data_engine.recipes import RECIPES
+        from orchestration.recipe import resolve
+
+        return resolve(RECIPES, self.recipe, self.overrides)
+
+
+@_asset(kinds={"video", "ray"})
+def source_videos(
+    context: dg.AssetExecutionContext,
+    config: CurationRecipe,
+    workspace: Workspace,
+    ray: RayResource,
+) -> dg.MaterializeResult[Any]:
+    """The videos of a batch that can be read, with size, length and codec.
+
+    A batch is a folder below `sources`. What cannot be read goes to a quarantine table, with the reason.
+    """
+    from data_engine.pipeline import probe_sources
+
+    paths = workspace.dataset(context.partition_key)
+    with clear_failures():
+        engine = config.resolve()
+        source = str(workspace.source(context.partition_key))
+        probe_sources(engine, source, paths, log_progress(context))
+        shown = source_metadata(paths)
+    return _result(engine, workspace, paths.sources, shown)
+
+
+@_asset(deps=[source_videos], kinds={"opencv", "ray", "parquet"})
+def scored_clips(
+    context: dg.AssetExecutionContext,
+    config: CurationRecipe,
+    workspace: Workspace,
+    ray: RayResource,
+) -> dg.MaterializeResult[Any]:
+    """Every clip that was cut from the sources, with its scores and, where it was rejected, the reason.
+
+    Rejected clips stay in the table: a changed threshold needs no second decoding.
+    """
+    from data_engine.pipeline import score_clips
+
+    paths = workspace.dataset(context.partition_key)
+    with clear_failures():
+        engine = config.resolve()
+        score_clips(engine, paths, log_progress(context))
+        shown = clip_metadata(paths, clips_after(paths.scored_clips))
+    return _result(engine, workspace, paths.scored_clips, shown)
+
+
+@_asset(deps=[scored_clips], kinds={"onnx", "ray", "parquet"})
+def captioned_clips(
+    context: dg.AssetExecutionContext,
+    config: CurationRecipe,
+    workspace: Workspace,
+    ray: RayResource,
+) -> dg.MaterializeResult[Any]:
+    """The clips that were kept, each with a caption and a score of how well it fits the frames."""
+    from data_engine.pipeline import caption_clips
+
+    paths = workspace.dataset(context.partition_key)
+    with clear_failures():
+        engine = config.resolve()
+        caption_clips(engine, paths, log_progress(context))
+        clips = clips_after(paths.scored_clips, paths.captioned_clips)
+        shown = clip_metadata(paths, clips)
+    return _result(engine, workspace, paths.captioned_clips, shown)
+
+
+@_asset(deps=[captioned_clips], kinds={"webdataset", "ray"})
+def shards(
+    context: dg.AssetExecutionContext,
+    config: CurationRecipe,
+    workspace: Workspace,
+    ray: RayResource,
+) -> dg.MaterializeResult[Any]:
+    """WebDataset tars of the captioned clips, ready to train on, and a manifest with their hashes.
+
+    The whole report lies beside them as one HTML page.
+    """
+    from data_engine.pipeline import write_shards
+    from data_engine.report import write_report
+
+    paths = workspace.dataset(context.partition_key)
+    with clear_failures():
+        engine = config.resolve()
+        write_shards(engine, paths, log_progress(context))
+        page = write_report(engine, paths)
+        clips = clips_after(paths.scored_clips, paths.captioned_clips, paths.sharded_clips)
+        shown = clip_metadata(paths, clips) | shard_metadata(paths)
+    shown["page"] = dg.MetadataValue.path(workspace.relative(page))
+    return _result(engine, workspace, paths.sharded_clips, shown)
+
+
+def _result(
+    engine: "DataEngineConfig", workspace: Workspace, table: Path, shown: Mapping[str, Any]
+) -> dg.MaterializeResult[Any]:
+    """The fingerprint of a table is its data version: the same again leaves what follows up to date."""
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(made_from(table)),
+        metadata={
+            **shown,
+            "config": engine.model_dump(mode="json"),
+            "dagster/uri": workspace.relative(table),
+        },
+    )

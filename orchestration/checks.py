@@ -1,0 +1,127 @@
+"""What must hold for the data: no clip is lost on the way, no shard is damaged.
+
+Each check can also be run by itself from the UI. They block: what follows does not run on bad data.
+"""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import dagster as dg
+
+from data_engine.schema import MANIFEST_NAME, ClipRecord, ClipStatus, ShardManifest
+from data_engine.tables import (
+    DatasetPaths,
+    read_clips,
+    read_quarantine,
+    read_sources,
+    read_table,
+)
+from orchestration.assets.curation import captioned_clips, scored_clips, shards
+from orchestration.reporting import clear_failures, clips_after
+from orchestration.resources import Workspace
+
+
+@dg.asset_check(asset=scored_clips, blocking=True)
+def every_cut_clip_is_scored(
+    context: dg.AssetCheckExecutionContext, workspace: Workspace
+) -> dg.AssetCheckResult:
+    """Kept + rejected + failed clips are the clips that were cut, no more and no fewer."""
+    with clear_failures():
+        datasets = [d for d in _datasets(context, workspace) if d.scored_clips.exists()]
+        clips = [clip for d in datasets for clip in clips_after(d.scored_clips)]
+        return _adds_up(sum(map(_num_cut, datasets)), clips, num_lost=0)
+
+
+@dg.asset_check(asset=captioned_clips, blocking=True)
+def every_kept_clip_is_captioned(
+    context: dg.AssetCheckExecutionContext, workspace: Workspace
+) -> dg.AssetCheckResult:
+    """Kept + rejected + failed clips are the clips that were cut, and each that was kept came to captioning."""
+    with clear_failures():
+        datasets = [d for d in _datasets(context, workspace) if d.captioned_clips.exists()]
+        clips = [c for d in datasets for c in clips_after(d.scored_clips, d.captioned_clips)]
+        num_lost = sum(_num_lost(d.scored_clips, d.captioned_clips) for d in datasets)
+        return _adds_up(sum(map(_num_cut, datasets)), clips, num_lost)
+
+
+@dg.asset_check(asset=shards, blocking=True)
+def every_kept_clip_is_in_a_shard(
+    context: dg.AssetCheckExecutionContext, workspace: Workspace
+) -> dg.AssetCheckResult:
+    """Kept + rejected + failed clips are the clips that were cut, and the manifest lists all that were kept."""
+    with clear_failures():
+        datasets = [d for d in _datasets(context, workspace) if d.sharded_clips.exists()]
+        tables = [(d.scored_clips, d.captioned_clips, d.sharded_clips) for d in datasets]
+        clips = [clip for paths in tables for clip in clips_after(*paths)]
+        listed = {s.clip_id for d in datasets for e in _manifest(d).shards for s in e.samples}
+        kept = {clip.clip_id for clip in clips if clip.status is ClipStatus.KEPT}
+        return _adds_up(sum(map(_num_cut, datasets)), clips, num_lost=len(listed ^ kept))
+
+
+@dg.asset_check(asset=shards, blocking=True)
+def every_shard_matches_its_hash(
+    context: dg.AssetCheckExecutionContext, workspace: Workspace
+) -> dg.AssetCheckResult:
+    """Every tar that a manifest lists is there and has the SHA-256 that the manifest says."""
+    with clear_failures():
+        datasets = [d for d in _datasets(context, workspace) if d.sharded_clips.exists()]
+        entries = [
+            (d.shards / entry.name, entry.sha256) for d in datasets for entry in _manifest(d).shards
+        ]
+    damaged = [workspace.relative(path) for path, sha256 in entries if _sha256(path) != sha256]
+    return dg.AssetCheckResult(
+        passed=not damaged,
+        description=f"damaged or absent: {', '.join(damaged)}" if damaged else None,
+        metadata={"shards": len(entries), "shards_damaged": len(damaged)},
+    )
+
+
+def _datasets(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> list[DatasetPaths]:
+    """The data set of the batch of this run; all of them where a check is run by itself."""
+    run = context.op_execution_context
+    return [workspace.dataset(run.partition_key)] if run.has_partition_key else workspace.datasets()
+
+
+def _adds_up(num_cut: int, clips: list[ClipRecord], num_lost: int) -> dg.AssetCheckResult:
+    counts = Counter(clip.status for clip in clips)
+    kept, rejected, failed = (
+        counts[status] for status in (ClipStatus.KEPT, ClipStatus.REJECTED, ClipStatus.FAILED)
+    )
+    return dg.AssetCheckResult(
+        passed=kept + rejected + failed == num_cut and not num_lost,
+        description=f"{kept} kept + {rejected} rejected + {failed} failed, {num_cut} cut, {num_lost} lost",
+        metadata={
+            "clips_cut": num_cut,
+            "clips_kept": kept,
+            "clips_rejected": rejected,
+            "clips_failed": failed,
+            "clips_lost": num_lost,
+        },
+    )
+
+
+def _num_cut(paths: DatasetPaths) -> int:
+    """Clips in the tables of the decode pass, which the later tables are made from."""
+    quarantined = {source.uri for source in read_quarantine(paths.quarantine)}
+    cuts = [
+        paths.cuts(s.source_id) for s in read_sources(paths.sources) if s.uri not in quarantined
+    ]
+    return sum(len(read_table(path, columns=["clip_id"])) for path in cuts)
+
+
+def _num_lost(before: Path, after: Path) -> int:
+    """Clips that one table kept and the next does not have, or the other way round."""
+    kept = {clip.clip_id for clip in read_clips(before) if clip.status is ClipStatus.KEPT}
+    return len(kept ^ {clip.clip_id for clip in read_clips(after)})
+
+
+def _manifest(paths: DatasetPaths) -> ShardManifest:
+    return ShardManifest.from_json((paths.shards / MANIFEST_NAME).read_bytes())
+
+
+def _sha256(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

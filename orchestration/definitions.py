@@ -1,0 +1,18 @@
+"""The root of the Dagster project: what `dagster dev -m orchestration.definitions` loads."""
+
+import dagster as dg
+
+from orchestration import checks
+from orchestration.assets import curation
+from orchestration.automation import curate, new_source_batches
+from orchestration.resources import RayResource, Workspace
+
+defs = dg.Definitions(
+    assets=dg.load_assets_from_modules([curation]),
+    asset_checks=dg.load_asset_checks_from_modules([checks]),
+    jobs=[curate],
+    sensors=[new_source_batches],
+    resources={"workspace": Workspace(), "ray": RayResource()},
+    # One process for a run, so that Ray starts once; its work happens in processes of its own anyway.
+    executor=dg.in_process_executor,
+)

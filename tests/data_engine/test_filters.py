@@ -1,0 +1,73 @@
+import pytest
+
+from data_engine.config import DataEngineConfig, FilterConfig
+from data_engine.filters import ALL_THRESHOLDS, CAPTION_THRESHOLDS, CHEAP_THRESHOLDS, judge
+from data_engine.schema import ClipStatus, Rejection
+from tests.factories import clip_record, scores
+
+GOOD = scores(motion=0.1, luminance=0.5, sharpness=100.0, brisque=20.0, text_area=0.0)
+
+
+def decide(**changes: object) -> Rejection | None:
+    return judge(clip_record(**{"scores": GOOD, **changes}), DataEngineConfig(), ALL_THRESHOLDS).rejected_by
+
+
+def test_a_good_clip_is_kept() -> None:
+    assert decide() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("motion", 0.0001, Rejection.TOO_STATIC),
+        ("motion", 3.0, Rejection.TOO_SHAKY),
+        ("luminance", 0.01, Rejection.TOO_DARK),
+        ("luminance", 0.99, Rejection.TOO_BRIGHT),
+        ("sharpness", 1.0, Rejection.TOO_BLURRY),
+        ("brisque", 99.0, Rejection.LOW_QUALITY),
+        ("text_area", 0.5, Rejection.TOO_MUCH_TEXT),
+    ],
+)
+def test_each_limit_has_its_reason(name: str, value: float, reason: Rejection) -> None:
+    assert decide(scores=GOOD | scores(**{name: value})) is reason
+
+
+def test_a_value_at_the_limit_is_kept() -> None:
+    limit = FilterConfig().min_motion
+    assert limit is not None
+    assert decide(scores=GOOD | scores(motion=limit)) is None
+
+
+def test_an_unscored_clip_is_not_called_static() -> None:
+    assert decide(scores={}) is Rejection.NOT_SCORED
+
+
+def test_size_comes_before_scores_that_a_short_clip_cannot_have() -> None:
+    assert decide(scores={}, end_s=0.5) is Rejection.TOO_SHORT
+    assert decide(scores={}, height_px=64) is Rejection.TOO_SMALL
+
+
+def test_a_threshold_that_is_off_asks_for_no_score() -> None:
+    config = DataEngineConfig(filters=FilterConfig(min_motion=None, max_motion=None))
+    without_motion = {name: score for name, score in GOOD.items() if name != "motion"}
+    assert judge(clip_record(scores=without_motion), config, CHEAP_THRESHOLDS).rejected_by is None
+
+
+def test_similarity_thresholds_belong_to_their_backend() -> None:
+    config = DataEngineConfig(filters=FilterConfig(min_clip_similarity=0.2))
+    with_other_backend = clip_record(scores=scores(conse_similarity=0.9))
+    decided = judge(with_other_backend, config, CAPTION_THRESHOLDS)
+    assert decided.rejected_by is Rejection.NOT_SCORED
+
+
+def test_a_failed_clip_stays_failed() -> None:
+    failed = clip_record(error="gone", scores={})
+    assert judge(failed, DataEngineConfig(), ALL_THRESHOLDS).status is ClipStatus.FAILED
+
+
+def test_judging_again_with_wider_limits_takes_a_clip_back() -> None:
+    still = clip_record(scores=GOOD | scores(motion=0.0001))
+    rejected = judge(still, DataEngineConfig(), CHEAP_THRESHOLDS)
+    wide = DataEngineConfig(filters=FilterConfig(min_motion=0.0))
+    assert rejected.status is ClipStatus.REJECTED
+    assert judge(rejected, wide, CHEAP_THRESHOLDS).status is ClipStatus.KEPT

@@ -1,0 +1,211 @@
+"""A prompt, and perhaps an image, to a video file, from the averaged weights of a run."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from modeling.autoencoder import psnr
+from modeling.conditioning import Conditions
+from modeling.config import GuidanceConfig, SamplerConfig
+from modeling.sampler import sample
+from modeling.stiv import STIV
+from training.checkpoint import load_average, write_json
+from training.config import LATENT_DOWNSAMPLING, TrainConfig
+from training.decode import fit_to_cover
+from training.encoders import load_encoders, micro_conditions
+from training.errors import GenerateError
+from training.randomness import generator_at
+from training.run_directory import RunDirectory, StageResult
+from training.video_file import enlarge, write_contact_sheet, write_video
+
+IDENTICAL_PSNR_DB = 100.0
+"""Reported for equal frames, whose ratio is infinite and has no place in JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateResult:
+    """Where the files are and what made them."""
+
+    task: Literal["t2v", "ti2v"]
+    video: Path
+    contact_sheet: Path
+    stage: str
+    num_frames: int
+    fps: float
+    prompt: str
+    image: Path | None
+    seed: int
+    solver: str
+    num_sampling_steps: int
+    guidance_scheme: str
+    guidance_scale: float
+    first_frame_psnr_db: float | None
+    """First frame against the autoencoder's reconstruction of the image; None without an image. It
+    shows that the image went through the sampler unchanged."""
+
+
+def generate(
+    run_dir: Path,
+    prompt: str,
+    out_path: Path,
+    *,
+    image_path: Path | None = None,
+    seed: int = 0,
+    num_sampling_steps: int | None = None,
+    guidance_scale: float | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> GenerateResult:
+    """Write `out_path` (mp4), and beside it a contact sheet (png) and the settings (json).
+
+    The last finished video stage is used; settings left out are those of the recipe. On the CPU the
+    same arguments give the same frames. `on_step` gets (steps done, steps in all).
+
+    Raises:
+        GenerateError: a setting is out of range, the image is unreadable, or no stage of the run can do
+            the task.
+        TrainError, CheckpointError: there is no readable run.
+    """
+    run = RunDirectory(run_dir)
+    config = run.load_config()
+    stage = _finished_stage(config, run, needs_image=image_path is not None)
+    sampler, guidance = _settings(config, num_sampling_steps, guidance_scale)
+    image = None if image_path is None else read_image(image_path, config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoders = load_encoders(config, run.autoencoder, device)
+
+    num_frames = config.stages[stage.stage].num_frames
+    latent_shape = (
+        config.model.latent_channels,
+        num_frames,
+        config.data.height_px // LATENT_DOWNSAMPLING,
+        config.data.width_px // LATENT_DOWNSAMPLING,
+    )
+    given_latents = torch.zeros(1, *latent_shape, device=device)
+    given_BF = torch.zeros(1, num_frames, dtype=torch.bool, device=device)
+    if image is not None:
+        given_latents[:, :, :1] = encoders.autoencoder.encode(image.to(device))
+        given_BF[:, 0] = True
+    size_px = (config.data.height_px, config.data.width_px)
+    conditions = Conditions(
+        text=encoders.text.encode([prompt]),
+        # A video that was never cropped, as large as those the network was trained to make.
+        micro=micro_conditions(
+            size_px, size_px, stride=config.data.sampling_stride, num_frames=num_frames
+        ),
+        given_BF=given_BF,
+        given_latents_BCFHW=given_latents,
+    ).to(device)
+    noise = torch.randn(1, *latent_shape, generator=generator_at(seed, "sample")).to(device)
+
+    model = _load_model(config, run, stage, device)
+    null_text = encoders.null_text.to(device)
+    latents = sample(model, conditions, null_text, noise, sampler, guidance, on_step)
+    frames_BFHWC = encoders.autoencoder.decode(latents).cpu()
+    first_frame_psnr_db = None
+    if image is not None:
+        reconstruction = encoders.autoencoder.decode(given_latents[:, :, :1]).cpu()
+        first_frame_psnr_db = min(psnr(frames_BFHWC[:, :1], reconstruction), IDENTICAL_PSNR_DB)
+
+    result = GenerateResult(
+        task="t2v" if image_path is None else "ti2v",
+        video=out_path,
+        contact_sheet=out_path.with_suffix(".png"),
+        stage=stage.stage,
+        num_frames=num_frames,
+        fps=stage.playback_fps,
+        prompt=prompt,
+        image=image_path,
+        seed=seed,
+        solver=sampler.solver,
+        num_sampling_steps=sampler.num_sampling_steps,
+        guidance_scheme=guidance.scheme,
+        guidance_scale=guidance.text_scale,
+        first_frame_psnr_db=first_frame_psnr_db,
+    )
+    _write(result, frames_BFHWC[0])
+    return result
+
+
+def read_image(path: Path, config: TrainConfig) -> Tensor:
+    """An image file as one frame at training size (uint8, 1 x 1 x height x width x RGB).
+
+    Raises:
+        GenerateError: the file is missing or not an image.
+    """
+    height_px, width_px = config.data.height_px, config.data.width_px
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except FileNotFoundError as error:
+        raise GenerateError(
+            f"image {path} does not exist; give the path of a PNG or JPEG"
+        ) from error
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
+        raise GenerateError(
+            f"{path} cannot be read as an image ({error}); give a PNG or JPEG"
+        ) from error
+    fit = fit_to_cover(image.height, image.width, height_px, width_px)
+    size = (fit.resized_width_px, fit.resized_height_px)
+    box = (fit.left_px, fit.top_px, fit.left_px + width_px, fit.top_px + height_px)
+    frame = np.array(image.resize(size, Image.Resampling.BICUBIC).crop(box))
+    return torch.from_numpy(frame)[None, None]
+
+
+def _finished_stage(config: TrainConfig, run: RunDirectory, *, needs_image: bool) -> StageResult:
+    results = [run.stage(name).result() for name in config.stages]
+    finished = [result for result in results if result is not None]
+    videos = [result for result in finished if result.task != "t2i"]
+    if not videos:
+        done = ", ".join(result.stage for result in finished) or "none"
+        raise GenerateError(
+            f"{run.path} has no finished video stage (finished: {done}); resume the run first"
+        )
+    if needs_image and videos[-1].task != "stiv":
+        raise GenerateError(
+            f"the last finished stage of {run.path} is {videos[-1].stage}, which was not trained on a "
+            "given image; finish a stiv stage, or leave the image out"
+        )
+    return videos[-1]
+
+
+def _settings(
+    config: TrainConfig, num_sampling_steps: int | None, guidance_scale: float | None
+) -> tuple[SamplerConfig, GuidanceConfig]:
+    sampler, guidance = config.sampler, config.guidance
+    if num_sampling_steps is not None:
+        if num_sampling_steps < 1:
+            raise GenerateError(
+                f"num_sampling_steps is {num_sampling_steps}, it must be at least 1"
+            )
+        sampler = sampler.model_copy(update={"num_sampling_steps": num_sampling_steps})
+    if guidance_scale is not None:
+        if guidance_scale < 0:
+            raise GenerateError(f"guidance_scale is {guidance_scale}, it must not be negative")
+        guidance = guidance.model_copy(update={"text_scale": guidance_scale})
+    return sampler, guidance
+
+
+def _load_model(
+    config: TrainConfig, run: RunDirectory, stage: StageResult, device: torch.device
+) -> STIV:
+    model = STIV(config.model_of(stage.stage))
+    model.load_state_dict(load_average(run.path / stage.checkpoint))
+    return model.to(device).eval()
+
+
+def _write(result: GenerateResult, frames_FHWC: Tensor) -> None:
+    result.video.parent.mkdir(parents=True, exist_ok=True)
+    shown = enlarge(frames_FHWC.numpy())
+    write_video(shown, result.video, result.fps)
+    write_contact_sheet(shown, result.contact_sheet)
+    settings = {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in asdict(result).items()
+    }
+    write_json(result.video.with_suffix(".json"), settings)
