@@ -50,6 +50,14 @@ class BlockInputs:
         return replace(self, spatial_rotary=self.spatial_rotary.at(positions))
 
 
+class QKNorm(nn.RMSNorm):
+    """RMS norm of each head's queries or keys."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Under autocast x is bfloat16 and the weight is not, which keeps torch off its fused kernel.
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with RMS-normed queries and keys and rotary positions."""
 
@@ -58,8 +66,8 @@ class SelfAttention(nn.Module):
         self.num_heads = num_heads
         self.causal = causal
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
-        self.query_norm = nn.RMSNorm(hidden_size // num_heads, eps=QK_NORM_EPS)
-        self.key_norm = nn.RMSNorm(hidden_size // num_heads, eps=QK_NORM_EPS)
+        self.query_norm = QKNorm(hidden_size // num_heads, eps=QK_NORM_EPS)
+        self.key_norm = QKNorm(hidden_size // num_heads, eps=QK_NORM_EPS)
         self.output = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x_BLD: Tensor, positions: Rotary) -> Tensor:
@@ -82,8 +90,8 @@ class CrossAttention(nn.Module):
         self.num_heads = num_heads
         self.query = nn.Linear(hidden_size, hidden_size)
         self.key_value = nn.Linear(hidden_size, 2 * hidden_size)
-        self.query_norm = nn.RMSNorm(hidden_size // num_heads, eps=QK_NORM_EPS)
-        self.key_norm = nn.RMSNorm(hidden_size // num_heads, eps=QK_NORM_EPS)
+        self.query_norm = QKNorm(hidden_size // num_heads, eps=QK_NORM_EPS)
+        self.key_norm = QKNorm(hidden_size // num_heads, eps=QK_NORM_EPS)
         self.output = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x_BTSD: Tensor, text_BLD: Tensor, text_mask_BL: Tensor) -> Tensor:

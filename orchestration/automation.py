@@ -5,7 +5,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from orchestration.assets.curation import GROUP
+from orchestration.assets.curation import GROUP as CURATION
+from orchestration.assets.training import GROUP as TRAINING
 from orchestration.partitions import source_batches
 from orchestration.resources import Workspace
 
@@ -14,8 +15,14 @@ SETTLED_S = 5.0
 
 curate = dg.define_asset_job(
     "curate",
-    selection=dg.AssetSelection.groups(GROUP),
+    selection=dg.AssetSelection.groups(CURATION),
     description="From the videos of one source batch to its shards.",
+)
+
+train = dg.define_asset_job(
+    "train",
+    selection=dg.AssetSelection.groups(TRAINING),
+    description="From the shards of every batch to a model and two sampled videos.",
 )
 
 

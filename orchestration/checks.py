@@ -1,6 +1,6 @@
-"""What must hold for the data: no clip is lost on the way, no shard is damaged.
+"""What must hold: no clip is lost on the way, no shard is damaged, every stage learned something.
 
-Each check can also be run by itself from the UI. They block: what follows does not run on bad data.
+Each check can also be run by itself from the UI. Those on data block: what follows does not run on bad data.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from data_engine.tables import (
     read_table,
 )
 from orchestration.assets.curation import captioned_clips, scored_clips, shards
+from orchestration.assets.training import latest_run_dir, training_run
 from orchestration.reporting import clear_failures, clips_after
 from orchestration.resources import Workspace
 
@@ -74,6 +75,25 @@ def every_shard_matches_its_hash(
         passed=not damaged,
         description=f"damaged or absent: {', '.join(damaged)}" if damaged else None,
         metadata={"shards": len(entries), "shards_damaged": len(damaged)},
+    )
+
+
+@dg.asset_check(asset=training_run)
+def loss_fell_in_every_stage(
+    context: dg.AssetCheckExecutionContext, workspace: Workspace
+) -> dg.AssetCheckResult:
+    """The mean loss of the last tenth of the steps is below that of the first tenth, in each stage."""
+    from training.run_directory import RunDirectory
+
+    with clear_failures():
+        run = RunDirectory(latest_run_dir(context.op_execution_context.instance, workspace))
+        found = [run.stage(name).result() for name in run.load_config().stages]
+    stages = [stage for stage in found if stage is not None]
+    rose = [stage.stage for stage in stages if not stage.last_loss < stage.first_loss]
+    return dg.AssetCheckResult(
+        passed=bool(stages) and not rose,
+        description=f"the loss did not fall in: {', '.join(rose)}" if rose else None,
+        metadata={f"{s.stage}_change": s.last_loss / s.first_loss - 1 for s in stages},
     )
 
 

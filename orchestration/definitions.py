@@ -3,14 +3,14 @@
 import dagster as dg
 
 from orchestration import checks
-from orchestration.assets import curation
-from orchestration.automation import curate, new_source_batches
+from orchestration.assets import curation, training
+from orchestration.automation import curate, new_source_batches, train
 from orchestration.resources import RayResource, Workspace
 
 defs = dg.Definitions(
-    assets=dg.load_assets_from_modules([curation]),
+    assets=dg.load_assets_from_modules([curation, training]),
     asset_checks=dg.load_asset_checks_from_modules([checks]),
-    jobs=[curate],
+    jobs=[curate, train],
     sensors=[new_source_batches],
     resources={"workspace": Workspace(), "ray": RayResource()},
     # One process for a run, so that Ray starts once; its work happens in processes of its own anyway.

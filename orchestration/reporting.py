@@ -1,13 +1,14 @@
 """What the Dagster UI shows of a step: log lines while it runs, one line if it fails, metadata after it."""
 
 import base64
+import io
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
@@ -19,12 +20,16 @@ if TYPE_CHECKING:
     # These import Ray, OpenCV and matplotlib, which loading the definitions must not pay for.
     from data_engine.ray_rows import OnProgress, Progress
     from data_engine.report import RunReport
+    from training.generate import GenerateResult
+    from training.run_directory import TrainResult
 
 MAX_REPORT_BYTES = 200_000
 """Of one Markdown report. Dagster loads the metadata of every materialisation that a page lists."""
 
 _MAX_SHEET_BYTES = 60_000
 _MAX_ROWS = 50
+_MAX_CAPTIONS = 12
+_REPORT_WIDTH_PX = 720
 _SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -56,6 +61,20 @@ def log_progress(context: dg.AssetExecutionContext) -> "OnProgress":
     return log
 
 
+def observe_training(context: dg.AssetExecutionContext) -> Callable[[str, int, int, float], None]:
+    """A callback that records the loss ten times a stage, so that the UI can draw it while it falls."""
+
+    def observe(stage: str, step: int, num_steps: int, loss: float) -> None:
+        if step % max(1, num_steps // 10) and step != num_steps:
+            return
+        context.log.info(f"{stage}: step {step} of {num_steps}, loss {loss:.4f}")
+        # Not the name that the materialisation uses, or one plot would mix both.
+        metadata = {f"{stage}_running_loss": loss, "step": step}
+        context.log_event(dg.AssetObservation(context.asset_key, metadata=metadata))
+
+    return observe
+
+
 def clips_after(*tables: Path) -> list[ClipRecord]:
     """Every clip that was cut, each as the last of these tables that has it left it."""
     latest: dict[str, ClipRecord] = {}
@@ -77,18 +96,21 @@ def clip_metadata(paths: DatasetPaths, clips: Sequence[ClipRecord]) -> dict[str,
     if report.num_rejected:
         rejected = _fitting(lambda tiles: rejected_sheet(paths, clips, tiles))
         sections["Rejected"] = picture("rejected clips", rejected)
+    captioned = [c for c in clips if c.captions and c.status is ClipStatus.KEPT][:_MAX_CAPTIONS]
+    if captioned:
+        rows = [(f"{c.start_s:.1f} s", c.captions[0].text) for c in captioned]
+        sections["Captions"] = table(("from", "caption"), rows)
     if report.failed_by:
         sections["Failed"] = table(("clips", "why"), [(n, e) for e, n in report.failed_by.items()])
     return {
-        "dagster/row_count": len(clips),
+        "report": markdown(sections),
         "clips_cut": report.num_clips,
         "clips_kept": report.num_kept,
         "clips_rejected": report.num_rejected,
         "clips_failed": report.num_failed,
-        "kept_fraction": report.num_kept / max(1, report.num_clips),
-        "source_hours": report.source_hours,
-        "kept_hours": report.kept_hours,
-        "report": markdown(sections),
+        "kept_fraction": round(report.num_kept / max(1, report.num_clips), 4),
+        "source_hours": round(report.source_hours, 4),
+        "kept_hours": round(report.kept_hours, 4),
     }
 
 
@@ -113,21 +135,66 @@ def source_metadata(paths: DatasetPaths) -> dict[str, Any]:
         bad = [(Path(q.uri).name, q.reason, q.detail) for q in quarantined[:_MAX_ROWS]]
         sections["Quarantined"] = table(("source", "reason", "detail"), bad)
     return {
-        "dagster/row_count": len(sources),
+        "report": markdown(sections),
         "sources_read": len(sources),
         "sources_quarantined": len(quarantined),
-        "source_hours": sum(source.duration_s for source in sources) / 3600,
-        "report": markdown(sections),
+        "source_hours": round(sum(source.duration_s for source in sources) / 3600, 4),
     }
 
 
 def shard_metadata(paths: DatasetPaths) -> dict[str, Any]:
     manifest = ShardManifest.from_json((paths.shards / MANIFEST_NAME).read_bytes())
     return {
-        "dagster/row_count": manifest.num_clips,
         "shards": len(manifest.shards),
         "shard_bytes": sum(shard.size_bytes for shard in manifest.shards),
     }
+
+
+def training_metadata(result: "TrainResult") -> dict[str, Any]:
+    """Steps, time and losses of each stage, and a report with the loss curves."""
+    from training.run_directory import RunDirectory
+
+    columns = ("stage", "steps", "seconds", "first loss", "last loss", "clips")
+    rows = [
+        (
+            s.stage,
+            s.num_steps,
+            f"{s.seconds:.1f}",
+            f"{s.first_loss:.4f}",
+            f"{s.last_loss:.4f}",
+            s.num_clips,
+        )
+        for s in result.stages
+    ]
+    run = RunDirectory(result.run_dir)
+    curves = {
+        f"Loss of {s.stage}": picture("loss curve", _small(run.stage(s.stage).loss_curve, "PNG"))
+        for s in result.stages
+    }
+    return {
+        "report": markdown({"Stages": table(columns, rows), **curves}),
+        "steps": sum(stage.num_steps for stage in result.stages),
+        "train_seconds": round(sum(stage.seconds for stage in result.stages), 1),
+        **{f"{stage.stage}_first_loss": round(stage.first_loss, 4) for stage in result.stages},
+        **{f"{stage.stage}_last_loss": round(stage.last_loss, 4) for stage in result.stages},
+    }
+
+
+def sample_metadata(from_text: "GenerateResult", from_image: "GenerateResult") -> dict[str, Any]:
+    """The frames of both videos, and how well the given frame came through."""
+    sections = {"Prompt": from_text.prompt}
+    for name, result in (("Text to video", from_text), ("Text and image to video", from_image)):
+        sections[name] = picture(name, _small(result.contact_sheet, "JPEG"))
+    shown: dict[str, Any] = {
+        "report": markdown(sections),
+        "prompt": from_text.prompt,
+        "frames": from_text.num_frames,
+        "sampling_steps": from_text.num_sampling_steps,
+        "guidance_scale": from_text.guidance_scale,
+    }
+    if from_image.first_frame_psnr_db is not None:
+        shown["first_frame_psnr_db"] = round(from_image.first_frame_psnr_db, 1)
+    return shown
 
 
 def picture(name: str, data: bytes) -> str:
@@ -164,6 +231,21 @@ def _count(paths: DatasetPaths, clips: Sequence[ClipRecord]) -> "RunReport":
         rejected_by=dict(Counter(str(c.rejected_by) for c in clips if c.rejected_by is not None)),
         failed_by=dict(Counter(c.error for c in clips if c.error is not None)),
     )
+
+
+def _small(path: Path, kind: Literal["PNG", "JPEG"]) -> bytes:
+    """A picture file at report size: plots as palette PNG, which stay sharp; photographs as JPEG."""
+    from PIL import Image
+
+    packed = io.BytesIO()
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    image.thumbnail((_REPORT_WIDTH_PX, _REPORT_WIDTH_PX))
+    if kind == "PNG":
+        image.quantize(32).save(packed, format=kind, optimize=True)
+    else:
+        image.save(packed, format=kind, quality=80)
+    return packed.getvalue()
 
 
 def _fitting(draw: Callable[[int], bytes]) -> bytes:

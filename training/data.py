@@ -34,6 +34,14 @@ class ClipPlan:
     def median_fps(self) -> float:
         return float(np.median([clip.fps for clip in self.clips]))
 
+    @property
+    def median_height_px(self) -> int:
+        return int(np.median([clip.original_height_px for clip in self.clips]))
+
+    @property
+    def median_width_px(self) -> int:
+        return int(np.median([clip.original_width_px for clip in self.clips]))
+
     def summary(self) -> str:
         return (
             f"{len(self.clips)} clips ({self.num_at_smaller_stride} at a smaller stride), left out: "

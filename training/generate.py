@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from modeling.autoencoder import psnr
-from modeling.conditioning import Conditions
+from modeling.conditioning import Conditions, TextFeatures
 from modeling.config import GuidanceConfig, SamplerConfig
 from modeling.sampler import sample
 from modeling.stiv import STIV
@@ -50,7 +50,7 @@ class GenerateResult:
     shows that the image went through the sampler unchanged."""
 
 
-def generate(
+def generate(  # noqa: PLR0913  (a user may set each of these)
     run_dir: Path,
     prompt: str,
     out_path: Path,
@@ -76,40 +76,25 @@ def generate(
     stage = _finished_stage(config, run, needs_image=image_path is not None)
     sampler, guidance = _settings(config, num_sampling_steps, guidance_scale)
     image = None if image_path is None else read_image(image_path, config)
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoders = load_encoders(config, run.autoencoder, device)
-
-    num_frames = config.stages[stage.stage].num_frames
-    latent_shape = (
-        config.model.latent_channels,
-        num_frames,
-        config.data.height_px // LATENT_DOWNSAMPLING,
-        config.data.width_px // LATENT_DOWNSAMPLING,
+    image_latents = None if image is None else encoders.autoencoder.encode(image.to(device))
+    conditions = _conditions(config, stage, encoders.text.encode([prompt]), image_latents)
+    shape = conditions.given_latents_BCFHW.shape
+    latents = sample(
+        _load_model(config, run, stage, device),
+        conditions.to(device),
+        encoders.null_text.to(device),
+        torch.randn(shape, generator=generator_at(seed, "sample")).to(device),
+        sampler,
+        guidance,
+        on_step,
     )
-    given_latents = torch.zeros(1, *latent_shape, device=device)
-    given_BF = torch.zeros(1, num_frames, dtype=torch.bool, device=device)
-    if image is not None:
-        given_latents[:, :, :1] = encoders.autoencoder.encode(image.to(device))
-        given_BF[:, 0] = True
-    size_px = (config.data.height_px, config.data.width_px)
-    conditions = Conditions(
-        text=encoders.text.encode([prompt]),
-        # A video that was never cropped, as large as those the network was trained to make.
-        micro=micro_conditions(
-            size_px, size_px, stride=config.data.sampling_stride, num_frames=num_frames
-        ),
-        given_BF=given_BF,
-        given_latents_BCFHW=given_latents,
-    ).to(device)
-    noise = torch.randn(1, *latent_shape, generator=generator_at(seed, "sample")).to(device)
-
-    model = _load_model(config, run, stage, device)
-    null_text = encoders.null_text.to(device)
-    latents = sample(model, conditions, null_text, noise, sampler, guidance, on_step)
     frames_BFHWC = encoders.autoencoder.decode(latents).cpu()
     first_frame_psnr_db = None
-    if image is not None:
-        reconstruction = encoders.autoencoder.decode(given_latents[:, :, :1]).cpu()
+    if image_latents is not None:
+        reconstruction = encoders.autoencoder.decode(image_latents).cpu()
         first_frame_psnr_db = min(psnr(frames_BFHWC[:, :1], reconstruction), IDENTICAL_PSNR_DB)
 
     result = GenerateResult(
@@ -117,7 +102,7 @@ def generate(
         video=out_path,
         contact_sheet=out_path.with_suffix(".png"),
         stage=stage.stage,
-        num_frames=num_frames,
+        num_frames=shape[2],
         fps=stage.playback_fps,
         prompt=prompt,
         image=image_path,
@@ -130,6 +115,32 @@ def generate(
     )
     _write(result, frames_BFHWC[0])
     return result
+
+
+def _conditions(
+    config: TrainConfig, stage: StageResult, text: TextFeatures, image_latents: Tensor | None
+) -> Conditions:
+    """Conditions of one clip; an image becomes its first latent frame (STIV section 2.3.1)."""
+    num_frames = config.stages[stage.stage].num_frames
+    size_px = (config.data.height_px, config.data.width_px)
+    rows, columns = (size // LATENT_DOWNSAMPLING for size in size_px)
+    original_px = (stage.original_height_px, stage.original_width_px)
+    given_latents = torch.zeros(1, config.model.latent_channels, num_frames, rows, columns)
+    given_BF = torch.zeros(1, num_frames, dtype=torch.bool)
+    if image_latents is not None:
+        given_latents[:, :, :1] = image_latents.cpu()
+        given_BF[:, 0] = True
+    return Conditions(
+        text=text,
+        micro=micro_conditions(
+            original_px,
+            size_px,
+            stride=config.data.sampling_stride,
+            num_frames=num_frames,
+        ),
+        given_BF=given_BF,
+        given_latents_BCFHW=given_latents,
+    )
 
 
 def read_image(path: Path, config: TrainConfig) -> Tensor:

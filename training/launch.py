@@ -164,6 +164,8 @@ def _ray_train_settings() -> Generator[None]:
     wanted = {
         # The controller notices an ended stage within this time; its default is 2 s.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+        # Workers import torch at the same time; on a busy machine that takes longer than 60 s.
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
         # One process less to start per stage. It watches cloud nodes about to be reclaimed.
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     }

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,50 +99,55 @@ def train_stage(
     network = _distribute(state.model, stage, worker)
     telemetry = Telemetry(directory, first_step) if worker.rank == 0 else None
 
-    for step in range(first_step, stage.num_steps):
-        started_s = time.perf_counter()
-        positions = rank_positions(step, stage.batch_size, worker.rank, worker.world_size)
-        batch = data.batch(positions)
-        data_wait_s = time.perf_counter() - started_s
+    with closing(telemetry) if telemetry else nullcontext():
+        for step in range(first_step, stage.num_steps):
+            started_s = time.perf_counter()
+            positions = rank_positions(step, stage.batch_size, worker.rank, worker.world_size)
+            batch = data.batch(positions)
+            data_wait_s = time.perf_counter() - started_s
 
-        result = _forward_backward(network, config, stage_name, positions, batch, data.null_text)
-        grad_norm = nn.utils.clip_grad_norm_(network.parameters(), stage.optimizer.max_grad_norm)
-        loss, loss_by_timestep = _mean_losses(result, worker)
-        _check_finite(loss, float(grad_norm), step, stage_name)
-
-        learning_rate = warmed_up(stage.optimizer, step)
-        state.optimizer.set_learning_rate(learning_rate)
-        state.optimizer.step()
-        state.optimizer.zero_grad()
-        state.average.update()
-
-        step_s = time.perf_counter() - started_s
-        seconds += step_s
-        if telemetry is None:
-            continue
-        num_tokens = stage.batch_size * math.prod(_token_grid(config, stage_name, batch))
-        metrics = StepMetrics(
-            step=step + 1,
-            loss=loss,
-            learning_rate=learning_rate,
-            grad_norm=float(grad_norm),
-            tokens_per_s=num_tokens / step_s,
-            data_wait_s=data_wait_s,
-            step_s=step_s,
-            loss_by_timestep=loss_by_timestep,
-        )
-        telemetry.log(metrics)
-        if (step + 1) % stage.checkpoint_every_steps == 0 or step + 1 == stage.num_steps:
-            save_checkpoint(
-                directory.checkpoints,
-                state.snapshot(step + 1, seconds),
-                settings=settings,
-                keep=stage.num_checkpoints_kept,
+            result = _forward_backward(
+                network, config, stage_name, positions, batch, data.null_text
             )
+            grad_norm = nn.utils.clip_grad_norm_(
+                network.parameters(), stage.optimizer.max_grad_norm
+            )
+            loss, loss_by_timestep = _mean_losses(result, worker)
+            _check_finite(loss, float(grad_norm), step, stage_name)
 
-    if telemetry is not None:
-        losses = [metrics["loss"] for metrics in telemetry.close()]
-        directory.finish(_stage_result(config, stage_name, data.plan, losses, seconds))
+            learning_rate = warmed_up(stage.optimizer, step)
+            state.optimizer.set_learning_rate(learning_rate)
+            state.optimizer.step()
+            state.optimizer.zero_grad()
+            state.average.update()
+
+            step_s = time.perf_counter() - started_s
+            seconds += step_s
+            if telemetry is None:
+                continue
+            num_tokens = stage.batch_size * math.prod(_token_grid(config, stage_name, batch))
+            metrics = StepMetrics(
+                step=step + 1,
+                loss=loss,
+                learning_rate=learning_rate,
+                grad_norm=float(grad_norm),
+                tokens_per_s=num_tokens / step_s,
+                data_wait_s=data_wait_s,
+                step_s=step_s,
+                loss_by_timestep=loss_by_timestep,
+            )
+            telemetry.log(metrics)
+            if (step + 1) % stage.checkpoint_every_steps == 0 or step + 1 == stage.num_steps:
+                save_checkpoint(
+                    directory.checkpoints,
+                    state.snapshot(step + 1, seconds),
+                    settings=settings,
+                    keep=stage.num_checkpoints_kept,
+                )
+
+        if telemetry is not None:
+            losses = [metrics["loss"] for metrics in telemetry.finish()]
+            directory.finish(_stage_result(config, stage_name, data.plan, losses, seconds))
 
 
 def warmed_up(optimizer: OptimizerConfig, step: int) -> float:
@@ -250,6 +256,8 @@ def _stage_result(
         seconds=seconds,
         checkpoint=str(checkpoint),
         playback_fps=plan.median_fps / config.data.sampling_stride,
+        original_height_px=plan.median_height_px,
+        original_width_px=plan.median_width_px,
         num_clips=len(plan.clips),
         num_clips_too_short=plan.num_too_short,
         num_clips_without_caption=plan.num_without_caption,

@@ -22,7 +22,7 @@ def demo_tiny() -> TrainConfig:
     optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=10)
     return TrainConfig(
         name="demo_tiny",
-        model=preset("tiny", latent_channels=16, text_width=384, pooled_text_width=384),
+        model=preset("tiny", latent_channels=16, text_width=384, pooled_text_width=384, depth=4),
         encoders=EncoderConfig(autoencoder="patch_pca", text_encoder="minilm"),
         data=DataConfig(height_px=64, width_px=112, sampling_stride=3),
         stages={

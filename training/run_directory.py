@@ -41,6 +41,9 @@ class StageResult:
     """The final checkpoint, relative to the run directory."""
     playback_fps: float
     """Frames per second of the sampled clips: those of the source over the sampling stride."""
+    original_height_px: int
+    """Median over the sources: what sampling asks for as a micro-condition."""
+    original_width_px: int
     num_clips: int
     num_clips_too_short: int
     num_clips_without_caption: int
@@ -141,11 +144,15 @@ class RunDirectory:
                     "use the version that wrote it, or choose another run directory"
                 )
             TrainConfig.model_validate(content["train"])
-        except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
-            first_line = str(error).splitlines()[0]
+        except ValidationError as error:
+            problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
             raise TrainError(
-                f"{self.config} is not a readable run config ({first_line}); "
-                "choose another run directory"
+                f"{self.config} was not written by this version ({'; '.join(problems)}); "
+                "use the version that wrote it, or choose another run directory"
+            ) from error
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise TrainError(
+                f"{self.config} is not readable ({error!r}); choose another run directory"
             ) from error
         return content
 

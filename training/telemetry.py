@@ -58,13 +58,16 @@ class Telemetry:
                 low, high = place / NUM_TIMESTEP_BINS, (place + 1) / NUM_TIMESTEP_BINS
                 self._events.add_scalar(f"loss_by_t/{low:.2f}-{high:.2f}", loss, metrics.step)
 
-    def close(self) -> list[dict[str, Any]]:
+    def finish(self) -> list[dict[str, Any]]:
         """Draw the loss curve and return the metrics of all steps."""
-        self._lines.close()
-        self._events.close()
+        self.close()
         metrics = read_metrics(self._directory.metrics)
         draw_loss_curve([m["loss"] for m in metrics], self._directory.loss_curve)
         return metrics
+
+    def close(self) -> None:
+        self._lines.close()
+        self._events.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

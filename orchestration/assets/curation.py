@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import pyarrow.parquet as pq
 from pydantic import Field
 
 from data_engine.tables import made_from
@@ -150,6 +151,7 @@ def _result(
         data_version=dg.DataVersion(made_from(table)),
         metadata={
             **shown,
+            "dagster/row_count": pq.read_metadata(table).num_rows,
             "config": engine.model_dump(mode="json"),
             "dagster/uri": workspace.relative(table),
         },

@@ -14,7 +14,13 @@ from data_engine.schema import MANIFEST_NAME, ShardManifest
 from data_engine.tables import DatasetPaths, load_clips, read_quarantine
 from tests.videos import faded, frames_of, moving_texture, write_video
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("local_ray"),
+    # Ray warns of its own deprecations, in its own code.
+    pytest.mark.filterwarnings("default"),
+]
 
 # The textures of the tests are no photographs: what BRISQUE thinks of them is not the question here.
 CONFIG = DataEngineConfig(

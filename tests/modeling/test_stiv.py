@@ -153,3 +153,12 @@ def test_initialize_weights_sets_every_parameter() -> None:
     model.initialize_weights(seeded(0))
     expected = small_model().state_dict()
     assert all(torch.equal(expected[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_bfloat16_autocast_stays_close() -> None:
+    model, x = randomize(small_model()), latents()
+    expected = model(x, times(), conditions(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(x, times(), conditions(x), keep_S=torch.arange(6))
+    assert output.dtype == torch.bfloat16
+    assert (output - expected).norm() < 0.05 * expected.norm()

@@ -1,0 +1,95 @@
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.training.builders import moving_square, tiny_config, tiny_stage
+from training.errors import GenerateError, TrainError
+from training.generate import IDENTICAL_PSNR_DB, generate
+from training.loop import prepare_run, train_stage
+
+
+@pytest.fixture(scope="module")
+def run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished `stiv` stage of two steps."""
+    path = tmp_path_factory.mktemp("run")
+    config = tiny_config(stages={"stiv": tiny_stage("stiv", num_steps=2)})
+    prepare_run(config, [dataset], path)
+    train_stage(config, "stiv", [dataset], path)
+    return path
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(moving_square(1, 5)[0]).save(path)
+    return path
+
+
+def decoded(path: Path) -> list[np.ndarray]:
+    with av.open(str(path), mode="r") as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def test_an_image_becomes_the_first_frame_of_a_playable_video(
+    run: Path, photo: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "made" / "video.mp4"
+    steps: list[tuple[int, int]] = []
+    result = generate(
+        run,
+        "a square",
+        out,
+        image_path=photo,
+        on_step=lambda done, total: steps.append((done, total)),
+    )
+
+    frames = decoded(out)
+    assert (len(frames), frames[0].shape) == (4, (256, 384, 3))
+    assert (result.task, result.num_frames, result.fps) == ("ti2v", 4, 12.0)
+    assert result.first_frame_psnr_db == IDENTICAL_PSNR_DB
+    assert steps == [(1, 2), (2, 2)]
+    with Image.open(out.with_suffix(".png")) as sheet:
+        assert sheet.size == (4 * 384 + 3 * 4, 256)
+    settings = json.loads(out.with_suffix(".json").read_text())
+    assert settings["prompt"] == "a square"
+    assert settings["seed"] == 0
+
+
+def test_the_seed_decides_the_video(run: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.mp4" for name in ("a", "b", "c")]
+    for path, seed in zip(paths, (1, 1, 2), strict=True):
+        result = generate(run, "a square", path, seed=seed)
+        assert (result.task, result.first_frame_psnr_db) == ("t2v", None)
+    first, same, other = [np.stack(decoded(path)) for path in paths]
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, other)
+
+
+def test_settings_replace_those_of_the_recipe(run: Path, tmp_path: Path) -> None:
+    result = generate(run, "x", tmp_path / "v.mp4", num_sampling_steps=1, guidance_scale=2.0)
+    assert (result.num_sampling_steps, result.guidance_scale) == (1, 2.0)
+    with pytest.raises(GenerateError, match="must be at least 1"):
+        generate(run, "x", tmp_path / "v.mp4", num_sampling_steps=0)
+
+
+def test_a_missing_run_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="holds no run"):
+        generate(tmp_path, "x", tmp_path / "v.mp4")
+
+
+def test_an_unfinished_run_is_one_line(dataset: Path, tmp_path: Path) -> None:
+    prepare_run(tiny_config(), [dataset], tmp_path)
+    with pytest.raises(GenerateError, match=r"no finished video stage \(finished: none\)"):
+        generate(tmp_path, "x", tmp_path / "v.mp4")
+
+
+def test_an_unreadable_image_is_one_line(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(GenerateError, match="does not exist"):
+        generate(run, "x", tmp_path / "v.mp4", image_path=tmp_path / "absent.png")
+    (tmp_path / "text.png").write_text("not an image")
+    with pytest.raises(GenerateError, match="cannot be read as an image"):
+        generate(run, "x", tmp_path / "v.mp4", image_path=tmp_path / "text.png")

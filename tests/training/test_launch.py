@@ -1,0 +1,76 @@
+"""The chain on two Ray Train workers. One test, because Ray Train takes long to start."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.training.builders import tiny_config
+from training.errors import TrainError
+from training.launch import MetricsTail, fit
+
+
+@pytest.fixture
+def local_ray() -> Iterator[None]:
+    import ray
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_fit_asks_for_ray(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match=r"call ray\.init\(\) before"):
+        fit(tiny_config(), [dataset], tmp_path)
+
+
+def test_a_followed_file_gives_each_line_once_and_starts_over_when_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    tail = MetricsTail(path)
+    assert tail.new_lines() == []
+    path.write_text('{"step": 1}\n{"step": 2')
+    assert tail.new_lines() == [{"step": 1}]
+    with path.open("a") as file:
+        file.write('}\n{"step": 3}\n')
+    assert tail.new_lines() == [{"step": 2}, {"step": 3}]
+    (tmp_path / "new").write_text('{"step": 1}\n')
+    (tmp_path / "new").replace(path)
+    assert tail.new_lines() == [{"step": 1}]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("default")
+@pytest.mark.usefixtures("local_ray")
+def test_two_workers_train_the_chain_resume_it_and_then_rest(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = tiny_config(num_workers=2)
+    seen: list[tuple[str, int, int]] = []
+    result = fit(
+        config,
+        [dataset],
+        run,
+        on_progress=lambda stage, step, num_steps, loss: seen.append((stage, step, num_steps)),
+    )
+    assert [stage.stage for stage in result.stages] == ["t2i", "t2v", "stiv"]
+    assert all((run / stage.checkpoint).is_dir() for stage in result.stages)
+    assert seen == [(stage, step, 4) for stage in config.stages for step in range(1, 5)]
+
+    # As if the last stage had been killed after its checkpoint of step 4, before its result.
+    (run / "stiv" / "result.json").unlink()
+    with pytest.raises(TrainError, match="pass --resume"):
+        fit(config, [dataset], run)
+    again = fit(config, [dataset], run, resume=True)
+    assert again.stages[:2] == result.stages[:2]
+    assert again.stages[2].last_loss == result.stages[2].last_loss
+
+    written = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+    assert fit(config, [dataset], run) == again
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == written
+    assert json.loads((run / "config.json").read_text())["train"]["num_workers"] == 2
+    shutil.rmtree(run)

@@ -1,0 +1,122 @@
+"""Whole stages in one process, with the embedded encoders."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.builders import tiny_config, tiny_stage
+from training import loop
+from training.config import OptimizerConfig, TrainConfig
+from training.errors import TrainError
+from training.loop import prepare_run, train_stage, warmed_up
+from training.run_directory import RunDirectory
+from training.telemetry import read_metrics
+
+
+class KilledError(Exception):
+    """Stands for a process that dies."""
+
+
+def ten_steps() -> TrainConfig:
+    stage = tiny_stage("stiv", num_steps=10, checkpoint_every_steps=5, mask_ratio=0.4)
+    return tiny_config(stages={"stiv": stage})
+
+
+def final_tensors(run: Path) -> dict[str, torch.Tensor]:
+    checkpoint = run / "stiv" / "checkpoints" / "step-000010"
+    return {
+        f"{path.stem}/{name}": tensor
+        for path in sorted(checkpoint.glob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def test_ten_steps_equal_five_a_kill_and_the_rest_bit_for_bit(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ten_steps()
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for run in (whole, broken):
+        prepare_run(config, [dataset], run)
+    train_stage(config, "stiv", [dataset], whole)
+
+    save = loop.save_checkpoint
+
+    def save_first_only(folder: Path, snapshot: Any, **settings: Any) -> Path:
+        if snapshot.step > 5:
+            raise KilledError
+        return save(folder, snapshot, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", save_first_only)
+        with pytest.raises(KilledError):
+            train_stage(config, "stiv", [dataset], broken)
+    assert RunDirectory(broken).stage("stiv").result() is None
+    train_stage(config, "stiv", [dataset], broken)
+
+    expected, found = final_tensors(whole), final_tensors(broken)
+    assert expected.keys() == found.keys()
+    assert {name.split("/")[0] for name in found} == {"weights", "average", "optimizer"}
+    assert all(tensor.equal(found[name]) for name, tensor in expected.items())
+    losses = [
+        [(line["step"], line["loss"]) for line in read_metrics(run / "stiv" / "metrics.jsonl")]
+        for run in (whole, broken)
+    ]
+    assert losses[0] == losses[1]
+    assert [step for step, _ in losses[0]] == list(range(1, 11))
+
+
+def test_a_chain_hands_its_averaged_weights_on(dataset: Path, tmp_path: Path) -> None:
+    config = tiny_config()
+    prepare_run(config, [dataset], tmp_path)
+    with pytest.raises(TrainError, match="train t2i first"):
+        train_stage(config, "t2v", [dataset], tmp_path)
+    train_stage(config, "t2i", [dataset], tmp_path)
+    frozen = config.model_copy(
+        update={"stages": {**config.stages, "t2v": tiny_stage("t2v", num_steps=1)}}
+    )
+    train_stage(frozen, "t2v", [dataset], tmp_path)
+
+    run = RunDirectory(tmp_path)
+    image, video = run.stage("t2i").result(), run.stage("t2v").result()
+    assert image is not None
+    assert video is not None
+    assert (image.num_clips, video.num_clips, video.num_clips_too_short) == (6, 5, 1)
+    assert video.playback_fps == 12.0
+    before = load_file(tmp_path / image.checkpoint / "average.safetensors")
+    after = load_file(tmp_path / video.checkpoint / "average.safetensors")
+    # One step of warm-up moves a weight by half the learning rate at most, a fresh weight differs more.
+    name = "text_projection.linear1.weight" if "text_projection.linear1.weight" in before else None
+    name = name or next(key for key in before if "text_projection" in key and "weight" in key)
+    assert (before[name] - after[name]).abs().max() < 5e-3
+
+
+def test_a_run_directory_refuses_another_config(dataset: Path, tmp_path: Path) -> None:
+    config = tiny_config()
+    prepare_run(config, [dataset], tmp_path)
+    prepare_run(config.model_copy(update={"num_workers": 2}), [dataset], tmp_path)
+    with pytest.raises(TrainError, match="seed is 0 in the run and 7 now"):
+        prepare_run(config.model_copy(update={"seed": 7}), [dataset], tmp_path)
+
+
+def test_a_run_directory_refuses_other_shards(dataset: Path, tmp_path: Path) -> None:
+    prepare_run(tiny_config(), [dataset], tmp_path)
+    with pytest.raises(TrainError, match="shards is"):
+        prepare_run(tiny_config(), [dataset, dataset], tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_stage(dataset: Path, tmp_path: Path) -> None:
+    optimizer = OptimizerConfig(learning_rate=1e30, warmup_steps=0)
+    config = tiny_config(stages={"t2v": tiny_stage("t2v", optimizer=optimizer)})
+    prepare_run(config, [dataset], tmp_path)
+    with pytest.raises(TrainError, match="must be finite"):
+        train_stage(config, "t2v", [dataset], tmp_path)
+
+
+def test_the_learning_rate_rises_linearly_and_stays() -> None:
+    optimizer = OptimizerConfig(learning_rate=1.0, warmup_steps=4)
+    assert [warmed_up(optimizer, step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert warmed_up(OptimizerConfig(learning_rate=1.0, warmup_steps=0), 0) == 1.0
