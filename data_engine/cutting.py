@@ -5,6 +5,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
+import numpy as np
 
 from data_engine.config import ShardConfig
 from data_engine.container import fit_short_side, upright_rgb
@@ -38,7 +40,9 @@ def encode_clip(record: ClipRecord, config: ShardConfig, num_threads: int = 0) -
             Path(record.source_uri), record.start_s, record.end_s, num_threads
         ):
             image = upright_rgb(frame, height_px, width_px, frame.rotation)
-            encoded = av.VideoFrame.from_ndarray(image, format="rgb24")
+            # Not FFmpeg's conversion to YUV: it gave other bytes now and then (docs/log.md).
+            planes = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420).astype(np.uint8, copy=False)
+            encoded = av.VideoFrame.from_ndarray(planes, format="yuv420p")
             encoded.pts = round((time_s - record.start_s) / _TIME_BASE)
             encoded.time_base = _TIME_BASE
             container.mux(stream.encode(encoded))

@@ -146,9 +146,8 @@ def generate(
     guidance_scale: Annotated[float | None, typer.Option("--guidance-scale")] = None,
 ) -> None:
     """Sample a video from a trained run: text to video, or text and image to video."""
-    from training.generate import generate as sample
-
     from orchestration.summary import print_generated
+    from training.generate import generate as sample
 
     with progress_reporter(console) as reporter:
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from training.generate import generate
 
 from data_engine import recipes as data_recipes
 from data_engine.pipeline import curate
@@ -22,6 +21,7 @@ from orchestration.progress import ProgressReporter, progress_reporter
 from orchestration.ray_session import ray_session
 from orchestration.summary import print_generated, print_report, print_training
 from training import recipes as training_recipes
+from training.generate import generate
 from training.launch import fit
 
 BATCH = "samples"

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from rich.console import Console
-from training.generate import GenerateResult
 
 from data_engine.report import RunReport
+from training.generate import GenerateResult
 from training.run_directory import TrainResult
 
 
@@ -38,7 +38,7 @@ def print_training(console: Console, result: TrainResult) -> None:
 
 
 def print_generated(console: Console, result: GenerateResult) -> None:
-    lines = [f"video: {result.video_path}", f"frames: {result.contact_sheet_path}"]
+    lines = [f"video: {result.video}", f"frames: {result.contact_sheet}"]
     if result.first_frame_psnr_db is not None:
         lines.append(
             f"first frame against the given image, both through the autoencoder: "

@@ -16,7 +16,9 @@ Shot = Callable[[int], Image]
 HEIGHT_PX, WIDTH_PX = 180, 320
 
 
-def moving_texture(seed: int, speed_px: float = 3.0, size: tuple[int, int] = (HEIGHT_PX, WIDTH_PX)) -> Shot:
+def moving_texture(
+    seed: int, speed_px: float = 3.0, size: tuple[int, int] = (HEIGHT_PX, WIDTH_PX)
+) -> Shot:
     """A textured picture of a colour of its own that slides sideways: like a pan over a scene."""
     generator = np.random.default_rng(seed)
     height_px, width_px = size
@@ -92,7 +94,11 @@ def _rotate(path: Path, rotation_deg: int) -> None:
     version = data[header + 4]
     matrix = header + 4 + (4 + 20 + 8 + 8 if version == 0 else 4 + 32 + 8 + 8)
     one = 1 << 16
-    rows = {90: (0, one, 0, -one, 0, 0), 180: (-one, 0, 0, 0, -one, 0), 270: (0, -one, 0, one, 0, 0)}
+    rows = {
+        90: (0, one, 0, -one, 0, 0),
+        180: (-one, 0, 0, 0, -one, 0),
+        270: (0, -one, 0, one, 0, 0),
+    }
     for i, value in enumerate((*rows[rotation_deg], 0, 0, 1 << 30)):
         data[matrix + 4 * i : matrix + 4 * i + 4] = (value & 0xFFFFFFFF).to_bytes(4, "big")
     path.write_bytes(data)

@@ -126,7 +126,7 @@ def load_average(checkpoint: Path) -> dict[str, Tensor]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace a JSON file in one step: a reader sees the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
     _sync(temporary)
     temporary.replace(path)
     _sync(path.parent)

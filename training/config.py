@@ -152,4 +152,6 @@ class TrainConfig(FrozenModel):
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide what is computed, as plain values."""
-        return self.model_dump(mode="json", exclude=PLACEMENT_FIELDS)
+        fields = self.model_dump(mode="json", exclude=PLACEMENT_FIELDS)
+        # Mappings with the same entries in another order are equal; the order of the stages matters.
+        return {**fields, "order_of_stages": list(self.stages)}

@@ -26,7 +26,9 @@ def motion_of(path: Path) -> float:
 
 
 def test_motion_is_in_frame_diagonals_a_second(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.mp4", frames_of([(moving_texture(1, speed_px=3.0), 48)]), fps=24)
+    path = write_video(
+        tmp_path / "a.mp4", frames_of([(moving_texture(1, speed_px=3.0), 48)]), fps=24
+    )
     diagonal_px = np.hypot(180, WIDTH_PX)
     assert motion_of(path) == pytest.approx(3.0 * 24 / diagonal_px, rel=0.15)
 
@@ -57,7 +59,9 @@ def test_the_camera_is_named_after_its_own_direction(tmp_path: Path) -> None:
 
 def test_every_clip_has_frames_from_inside_it(tmp_path: Path) -> None:
     shots = [(moving_texture(seed), 48) for seed in (1, 2)]
-    done = cut(write_video(tmp_path / "a.mp4", frames_of(shots)), DecodeConfig(frame_long_side_px=160))
+    done = cut(
+        write_video(tmp_path / "a.mp4", frames_of(shots)), DecodeConfig(frame_long_side_px=160)
+    )
     for clip in done.clips:
         frames = [frame for frame in done.frames if frame.clip_id == clip.clip_id]
         assert len(frames) == 3
@@ -73,9 +77,7 @@ def test_a_rotated_video_is_seen_upright(tmp_path: Path) -> None:
     assert (clip.height_px, clip.width_px) == (320, 180)
     seen = decode_jpeg(done.frames[0].jpeg).astype(int)
     stored = moving_texture(1)(0)
-    turned = min(
-        (np.abs(np.rot90(stored, k).astype(int) - seen).mean(), k) for k in (1, 3)
-    )
+    turned = min((np.abs(np.rot90(stored, k).astype(int) - seen).mean(), k) for k in (1, 3))
     # Display matrix (0 1 -1 0) turns the picture clockwise, as players show it.
     assert turned[1] == 3
     assert turned[0] < 12

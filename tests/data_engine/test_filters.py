@@ -9,7 +9,9 @@ GOOD = scores(motion=0.1, luminance=0.5, sharpness=100.0, brisque=20.0, text_are
 
 
 def decide(**changes: object) -> Rejection | None:
-    return judge(clip_record(**{"scores": GOOD, **changes}), DataEngineConfig(), ALL_THRESHOLDS).rejected_by
+    return judge(
+        clip_record(**{"scores": GOOD, **changes}), DataEngineConfig(), ALL_THRESHOLDS
+    ).rejected_by
 
 
 def test_a_good_clip_is_kept() -> None:

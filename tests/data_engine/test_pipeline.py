@@ -64,7 +64,10 @@ def test_unreadable_and_repeated_sources_are_quarantined_with_reasons(
     curated: tuple[Path, RunReport],
 ) -> None:
     root, report = curated
-    rows = {Path(q.uri).name: q.reason for q in read_quarantine(DatasetPaths(root / "dataset").quarantine)}
+    rows = {
+        Path(q.uri).name: q.reason
+        for q in read_quarantine(DatasetPaths(root / "dataset").quarantine)
+    }
     assert report.num_sources == 2
     assert rows["broken.mp4"] == "not_a_video"
     assert [reason for name, reason in rows.items() if name != "broken.mp4"] == ["duplicate"]
@@ -80,18 +83,24 @@ def test_every_kept_clip_is_in_exactly_one_shard_with_caption_and_scores(
         with tarfile.open(paths.shards / entry.name) as tar:
             members += tar.getnames()
     kept = [clip for clip in load_clips(paths) if clip.status == "kept"]
-    assert sorted(members) == sorted(f"{c.clip_id}.{e}" for c in kept for e in ("json", "mp4", "txt"))
+    assert sorted(members) == sorted(
+        f"{c.clip_id}.{e}" for c in kept for e in ("json", "mp4", "txt")
+    )
     assert all(clip.captions and clip.score("conse_similarity") is not None for clip in kept)
     assert {s.backend for c in kept for s in c.scores.values()} > {"embedded:conse-lite0-minilm"}
 
 
 def test_running_again_does_nothing_twice(curated: tuple[Path, RunReport]) -> None:
     root, report = curated
-    before = {p: p.stat().st_mtime_ns for p in (root / "dataset").rglob("*.*") if "report" not in p.parts}
+    before = {
+        p: p.stat().st_mtime_ns for p in (root / "dataset").rglob("*.*") if "report" not in p.parts
+    }
     seen: list[Progress] = []
     assert curate(CONFIG, str(root / "sources"), root / "dataset", seen.append) == report
     assert not seen
-    after = {p: p.stat().st_mtime_ns for p in (root / "dataset").rglob("*.*") if "report" not in p.parts}
+    after = {
+        p: p.stat().st_mtime_ns for p in (root / "dataset").rglob("*.*") if "report" not in p.parts
+    }
     assert after == before
 
 

@@ -22,7 +22,9 @@ from tests.factories import caption, clip_record, scores
 
 def test_a_record_survives_json() -> None:
     record = clip_record(
-        scores=scores(motion=0.25), captions=(caption("Ein Häschen."),), rejected_by=Rejection.TOO_DARK
+        scores=scores(motion=0.25),
+        captions=(caption("Ein Häschen."),),
+        rejected_by=Rejection.TOO_DARK,
     )
     assert ClipRecord.from_json(record.to_json()) == record
 
@@ -36,7 +38,9 @@ def test_a_record_of_another_version_is_refused_with_advice() -> None:
 def test_unknown_and_missing_fields_are_named() -> None:
     data = json.loads(clip_record().to_json())
     data["colour"] = data.pop("fps")
-    with pytest.raises(SchemaError, match=r"missing fields \['fps'\] and unknown fields \['colour'\]"):
+    with pytest.raises(
+        SchemaError, match=r"missing fields \['fps'\] and unknown fields \['colour'\]"
+    ):
         ClipRecord.from_dict(data)
 
 

@@ -91,7 +91,9 @@ def test_webdataset_reads_the_shard(tmp_path: Path) -> None:
     path = tmp_path / "shard-000000.tar"
     write_shard(path, clips)
     with path.open("rb") as file:
-        samples = list(wds.group_by_keys(wds.tar_file_expander([{"url": str(path), "stream": file}])))
+        samples = list(
+            wds.group_by_keys(wds.tar_file_expander([{"url": str(path), "stream": file}]))
+        )
     assert [sample["__key__"] for sample in samples] == [c.record.clip_id for c in clips]
     assert [sample["txt"].decode() for sample in samples] == ["A cat.", "Ein Häschen."]
     assert [ClipRecord.from_json(sample["json"]) for sample in samples] == [c.record for c in clips]

@@ -57,7 +57,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> 
 
 
 def test_a_missing_table_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match=r"does not exist; run the step that writes it \(`stiv curate`\)"):
+    with pytest.raises(
+        TableError, match=r"does not exist; run the step that writes it \(`stiv curate`\)"
+    ):
         load_clips(DatasetPaths(tmp_path))
 
 

@@ -1,39 +1,56 @@
-"""Homes of a workspace for tests, with a film that is made on the spot."""
+"""A film that passes the filters of the demo recipe, and one run of assets in this process."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import av
 import cv2
+import dagster as dg
 import numpy as np
-from numpy.typing import NDArray
 
+from orchestration.partitions import source_batches
+from orchestration.resources import RayResource, Workspace
+from tests.videos import Image, write_video
+
+BATCH = "film"
 FPS = 24
 SHOT_S = 2
 HEIGHT_PX, WIDTH_PX = 180, 320
 
 
-def write_film(path: Path) -> None:
-    """Three shots of two seconds: a pan to the right, a still picture, a pan downwards."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "18"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH_PX, HEIGHT_PX, "yuv420p"
-        for image in _frames():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
+def write_film(home: Path) -> Path:
+    """The batch of one film with three shots of two seconds: a pan, a still picture, a tilt."""
+    return write_video(home / "sources" / BATCH / "film.mp4", _frames(), fps=FPS)
 
 
-def _frames() -> Iterator[NDArray[np.uint8]]:
-    for seed, (dy, dx) in enumerate(((0, 3), (0, 0), (2, 0))):
+def materialize(
+    home: Path,
+    assets: Sequence[dg.AssetsDefinition | dg.AssetChecksDefinition],
+    instance: dg.DagsterInstance,
+    **options: Any,
+) -> dg.ExecuteInProcessResult:
+    """One run; the options are those of `dagster.materialize`."""
+    instance.add_dynamic_partitions(str(source_batches.name), [BATCH])
+    resources = {"workspace": Workspace(root=str(home)), "ray": RayResource()}
+    return dg.materialize(assets, instance=instance, resources=resources, **options)
+
+
+def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+    """What the last materialisation of an asset in this run shows, as plain values."""
+    events = result.asset_materializations_for_node(asset)
+    return {key: value.value for key, value in events[-1].metadata.items()}
+
+
+def _frames() -> Iterator[Image]:
+    for seed, (dy_px, dx_px) in enumerate(((0, 3), (0, 0), (2, 0))):
         place = _landscape(seed)
         for i in range(FPS * SHOT_S):
-            top, left = dy * i, dx * i
-            yield place[top : top + HEIGHT_PX, left : left + WIDTH_PX]
+            top, left = dy_px * i, dx_px * i
+            yield np.ascontiguousarray(place[top : top + HEIGHT_PX, left : left + WIDTH_PX])
 
 
-def _landscape(seed: int) -> NDArray[np.uint8]:
-    """A picture larger than the frame, with detail at several sizes and the hue of its own shot."""
+def _landscape(seed: int) -> Image:
+    """A picture larger than the frame, with detail at several sizes and the tint of its own shot."""
     random = np.random.default_rng(seed)
     shape = HEIGHT_PX * 2, WIDTH_PX * 2
     image = np.zeros((*shape, 3), np.float32)

@@ -1,0 +1,179 @@
+"""The curation assets on a small real film, in this process."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from data_engine.schema import ClipRecord, ClipStatus
+from data_engine.tables import DatasetPaths, made_from, read_clips, write_clips
+from orchestration import checks
+from orchestration.assets import curation
+from orchestration.reporting import MAX_REPORT_BYTES
+from orchestration.resources import RayResource, Workspace
+from tests.orchestration.builders import BATCH, materialize, metadata_of
+from tests.orchestration.conftest import CURATION, Curated
+
+CLIP_TABLES = ["scored_clips", "captioned_clips", "shards"]
+
+needs_ray = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    # Ray warns of its own deprecations, in its own code.
+    pytest.mark.filterwarnings("default"),
+]
+
+
+def rewrite(table: Path, clips: list[ClipRecord]) -> None:
+    write_clips(table, clips, made_from(table))
+
+
+class TestCurated:
+    """What one run leaves behind."""
+
+    pytestmark = needs_ray
+
+    def test_every_check_passes(self, curated: Curated) -> None:
+        evaluations = curated.result.get_asset_check_evaluations()
+        assert {e.check_name: e.passed for e in evaluations} == {
+            "every_cut_clip_is_scored": True,
+            "every_kept_clip_is_captioned": True,
+            "every_kept_clip_is_in_a_shard": True,
+            "every_shard_matches_its_hash": True,
+        }
+
+    def test_sources_are_counted(self, curated: Curated) -> None:
+        shown = metadata_of(curated.result, "source_videos")
+        assert (shown["sources_read"], shown["sources_quarantined"]) == (1, 0)
+        assert shown["source_hours"] == pytest.approx(6 / 3600, abs=1e-4)
+        assert "film.mp4" in shown["report"]
+
+    @pytest.mark.parametrize("asset", CLIP_TABLES)
+    def test_the_counts_add_up(self, curated: Curated, asset: str) -> None:
+        shown = metadata_of(curated.result, asset)
+        assert (shown["clips_cut"], shown["clips_kept"], shown["clips_rejected"]) == (3, 2, 1)
+        assert shown["clips_failed"] == 0
+        assert shown["kept_hours"] == pytest.approx(4 / 3600, abs=1e-4)
+
+    def test_rows_are_those_of_the_table(self, curated: Curated) -> None:
+        rows = [metadata_of(curated.result, a)["dagster/row_count"] for a in CLIP_TABLES]
+        assert rows == [3, 2, 2]
+
+    @pytest.mark.parametrize("asset", CLIP_TABLES)
+    def test_the_report_has_pictures_and_stays_small(self, curated: Curated, asset: str) -> None:
+        report = metadata_of(curated.result, asset)["report"]
+        assert "![funnel](data:image/png;base64," in report
+        assert "![kept clips](data:image/jpeg;base64," in report
+        assert "![rejected clips](data:image/jpeg;base64," in report
+        assert len(report) < MAX_REPORT_BYTES
+
+    def test_captions_are_shown(self, curated: Curated) -> None:
+        assert "## Captions" in metadata_of(curated.result, "captioned_clips")["report"]
+
+    @pytest.mark.parametrize("asset", ["source_videos", *CLIP_TABLES])
+    def test_paths_are_the_same_on_every_machine(self, curated: Curated, asset: str) -> None:
+        shown = metadata_of(curated.result, asset)
+        assert shown["dagster/uri"].startswith(f"datasets/{BATCH}/")
+        assert str(curated.home) not in str(shown)
+
+    def test_the_effective_configuration_is_shown(self, curated: Curated) -> None:
+        shown = metadata_of(curated.result, "scored_clips")
+        assert shown["config"]["filters"]["min_motion"] == 0.003
+
+    def test_again_is_quick_and_gives_the_same_data_version(self, curated: Curated) -> None:
+        again = materialize(curated.home, CURATION, curated.instance, partition_key=BATCH)
+        before, after = (
+            (result.asset_materializations_for_node("shards")[0].tags or {})["dagster/data_version"]
+            for result in (curated.result, again)
+        )
+        assert before == after
+
+
+class TestChecks:
+    """Damage that the checks must find."""
+
+    pytestmark = needs_ray
+
+    @pytest.fixture
+    def paths(self, curated: Curated, tmp_path: Path) -> DatasetPaths:
+        shutil.copytree(curated.home, tmp_path / "home")
+        return Workspace(root=str(tmp_path / "home")).dataset(BATCH)
+
+    def check(
+        self, paths: DatasetPaths, check: dg.AssetChecksDefinition
+    ) -> dg.AssetCheckEvaluation:
+        with dg.DagsterInstance.ephemeral() as instance:
+            result = materialize(
+                paths.root.parents[1],
+                [*CURATION],
+                instance,
+                selection=dg.AssetSelection.checks(check),
+                raise_on_error=False,
+            )
+        (evaluation,) = result.get_asset_check_evaluations()
+        return evaluation
+
+    def test_a_damaged_shard_is_found(self, paths: DatasetPaths) -> None:
+        shard = paths.shards / "shard-000000.tar"
+        data = bytearray(shard.read_bytes())
+        data[600] ^= 1
+        shard.write_bytes(data)
+        found = self.check(paths, checks.every_shard_matches_its_hash)
+        assert not found.passed
+        assert f"datasets/{BATCH}/shards/shard-000000.tar" in (found.description or "")
+
+    def test_an_absent_shard_is_found(self, paths: DatasetPaths) -> None:
+        (paths.shards / "shard-000000.tar").unlink()
+        assert not self.check(paths, checks.every_shard_matches_its_hash).passed
+
+    def test_a_clip_that_was_never_scored_is_found(self, paths: DatasetPaths) -> None:
+        rewrite(paths.scored_clips, read_clips(paths.scored_clips)[1:])
+        assert not self.check(paths, checks.every_cut_clip_is_scored).passed
+
+    def test_a_clip_that_was_never_captioned_is_found(self, paths: DatasetPaths) -> None:
+        rewrite(paths.captioned_clips, read_clips(paths.captioned_clips)[1:])
+        found = self.check(paths, checks.every_kept_clip_is_captioned)
+        assert not found.passed
+        assert found.metadata["clips_lost"].value == 1
+
+    def test_a_kept_clip_in_no_shard_is_found(self, paths: DatasetPaths) -> None:
+        manifest = paths.shards / "manifest.json"
+        kept = next(c for c in read_clips(paths.sharded_clips) if c.status is ClipStatus.KEPT)
+        manifest.write_text(manifest.read_text().replace(kept.clip_id, "0" * 20))
+        assert not self.check(paths, checks.every_kept_clip_is_in_a_shard).passed
+
+    def test_a_failed_clip_is_counted_and_not_lost(self, paths: DatasetPaths) -> None:
+        first, *others = read_clips(paths.captioned_clips)
+        rewrite(paths.captioned_clips, [replace(first, error="crashed"), *others])
+        found = self.check(paths, checks.every_kept_clip_is_captioned)
+        assert found.passed
+        assert found.metadata["clips_failed"].value == 1
+
+
+class TestMistakes:
+    """What a user gets wrong is said in one line, before Ray has anything to do."""
+
+    def failure(self, home: Path, config: curation.CurationRecipe) -> str:
+        with pytest.raises(dg.Failure) as raised:
+            curation.source_videos(
+                dg.build_asset_context(partition_key=BATCH),
+                config,
+                workspace=Workspace(root=str(home)),
+                ray=RayResource(),
+            )
+        return raised.value.description or ""
+
+    def test_an_unknown_field_is_named_with_the_valid_ones(self, tmp_path: Path) -> None:
+        said = self.failure(tmp_path, curation.CurationRecipe(overrides=["filters.min_speed=1"]))
+        assert "min_speed" in said
+        assert "min_motion" in said
+
+    def test_an_unknown_recipe_is_named_with_the_valid_ones(self, tmp_path: Path) -> None:
+        said = self.failure(tmp_path, curation.CurationRecipe(recipe="nope"))
+        assert "nope" in said
+        assert "demo" in said
+
+    def test_a_batch_without_videos_is_named(self, tmp_path: Path) -> None:
+        assert f"sources/{BATCH}" in self.failure(tmp_path, curation.CurationRecipe())

@@ -1,0 +1,104 @@
+"""What Dagster is told about the project, without running any of it."""
+
+import ast
+import inspect
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from orchestration import definitions
+from orchestration.definitions import defs
+
+MAX_BODY_LINES = 20
+ASSETS = {
+    "source_videos": "curation",
+    "scored_clips": "curation",
+    "captioned_clips": "curation",
+    "shards": "curation",
+    "training_run": "training",
+    "samples": "training",
+}
+
+
+def spec(asset: str) -> dg.AssetSpec:
+    return defs.resolve_assets_def(asset).get_asset_spec(dg.AssetKey(asset))
+
+
+def test_the_definitions_load() -> None:
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_the_assets_and_their_groups_are_these() -> None:
+    found = {s.key.to_user_string(): s.group_name for s in defs.resolve_all_asset_specs()}
+    assert found == ASSETS
+
+
+@pytest.mark.parametrize("asset", ASSETS)
+def test_an_asset_says_what_it_is_and_whose_it_is(asset: str) -> None:
+    found = spec(asset)
+    assert found.description
+    assert found.owners
+    assert found.code_version
+    assert 1 <= len(found.kinds) <= 3
+
+
+@pytest.mark.parametrize("asset", ASSETS)
+def test_an_asset_body_is_short(asset: str) -> None:
+    function = defs.resolve_assets_def(asset).op.compute_fn.decorated_fn  # pyright: ignore
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    assert isinstance(tree, ast.FunctionDef)
+    after_docstring = tree.body[1]
+    assert (tree.end_lineno or 0) - after_docstring.lineno + 1 <= MAX_BODY_LINES
+
+
+@pytest.mark.parametrize("asset", ASSETS)
+def test_runs_on_the_same_cores_wait_for_each_other(asset: str) -> None:
+    assert defs.resolve_assets_def(asset).op.pool == "ray"
+
+
+def test_training_reads_every_batch() -> None:
+    (dependency,) = spec("training_run").deps
+    assert dependency.asset_key == dg.AssetKey("shards")
+    assert isinstance(dependency.partition_mapping, dg.AllPartitionMapping)
+
+
+def test_checks_on_data_block_what_follows() -> None:
+    blocking = {
+        check.name: check.blocking
+        for checks in defs.asset_checks or ()
+        if isinstance(checks, dg.AssetChecksDefinition)
+        for check in checks.check_specs
+    }
+    assert blocking == {
+        "every_cut_clip_is_scored": True,
+        "every_kept_clip_is_captioned": True,
+        "every_kept_clip_is_in_a_shard": True,
+        "every_shard_matches_its_hash": True,
+        "loss_fell_in_every_stage": False,
+    }
+
+
+def test_loading_the_definitions_pays_for_no_heavy_library() -> None:
+    heavy = ["ray", "torch", "cv2", "matplotlib", "onnxruntime"]
+    code = (
+        "import sys, orchestration.definitions; "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    root = Path(definitions.__file__).parents[1]
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == "[]"
+
+
+def test_the_instance_config_is_valid_and_runs_one_at_a_time(tmp_path: Path) -> None:
+    shutil.copy(Path(definitions.__file__).with_name("dagster.yaml"), tmp_path)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert not instance.telemetry_enabled
+        assert not instance.nux_enabled
+        assert instance.global_op_concurrency_default_limit == 1

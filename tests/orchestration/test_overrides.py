@@ -1,0 +1,43 @@
+import pytest
+
+from data_engine import recipes as data_recipes
+from orchestration.overrides import OverrideError, apply_overrides
+from orchestration.recipe import resolve
+from training import recipes as training_recipes
+
+
+def test_overrides_change_only_what_they_name() -> None:
+    config = data_recipes.demo()
+    changed = apply_overrides(config, ["filters.min_motion=0.5", "filters.max_brisque=null"])
+    assert changed.filters.min_motion == 0.5
+    assert changed.filters.max_brisque is None
+    assert changed.model_copy(update={"filters": config.filters}) == config
+
+
+def test_a_stage_is_named_by_its_key() -> None:
+    config = resolve(training_recipes.RECIPES, "demo_tiny", ["stages.t2v.num_steps=7"])
+    assert config.stages["t2v"].num_steps == 7
+    assert config.stages["t2i"] == training_recipes.demo_tiny().stages["t2i"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("filters.min_motoin=1", r"filters has no 'min_motoin'; valid: .*min_motion"),
+        ("filter.min_motion=1", r"the configuration has no 'filter'; valid: .*filters"),
+        ("filters.min_motion", r"expected section.field=value"),
+        ("filters.min_motion=fast", r"filters.min_motion: .*number.*got 'fast'"),
+        ("filters=1", r"that is a section; valid: filters.min_height_px"),
+        ("shots.detector=magic", r"shots.detector: .*'adaptive' or 'content'.*got 'magic'"),
+        ("shots.min_clip_s=99", r"min_clip_s is 99.0, above max_clip_s"),
+        ("shards.crf.x=1", r"shards.crf has no 'x'"),
+    ],
+)
+def test_a_wrong_override_names_the_choices(override: str, message: str) -> None:
+    with pytest.raises(OverrideError, match=message):
+        apply_overrides(data_recipes.demo(), [override])
+
+
+def test_an_unknown_recipe_names_the_recipes() -> None:
+    with pytest.raises(OverrideError, match=r"no such recipe; valid: demo, stiv_256"):
+        resolve(data_recipes.RECIPES, "dmeo", [])
