@@ -24,7 +24,6 @@ def ray_session(address: str = LOCAL, object_store_mb: int = 512) -> Generator[N
     # Read when Ray is imported, so before the import.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     # Its workers otherwise print notes about restarts that no user can act on.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
@@ -40,12 +39,14 @@ def ray_session(address: str = LOCAL, object_store_mb: int = 512) -> Generator[N
             include_dashboard=False,
             object_store_memory=object_store_mb * 2**20,
             logging_level=logging.ERROR,
+            # What workers print stays in Ray's session folder; errors come back with the results.
+            log_to_driver=False,
         )
     else:
         # Ray turns token authentication on by itself; a client that does not say so is refused.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         try:
-            ray.init(address=address, logging_level=logging.ERROR)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(
                 f"--ray-address {address}: cannot join that cluster ({str(error).splitlines()[0]}); "

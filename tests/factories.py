@@ -18,7 +18,8 @@ def clip_record(**changes: Any) -> ClipRecord:
         **changes,
     }
     span = (values["source_id"], values["start_s"], values["end_s"])
-    return ClipRecord(**{"clip_id": clip_id(*span), **values})
+    values.setdefault("clip_id", clip_id(*span))
+    return ClipRecord(**values)
 
 
 def scores(**values: float) -> dict[str, Score]:

@@ -67,11 +67,13 @@ def generate(  # noqa: PLR0913  (a user may set each of these)
     same arguments give the same frames. `on_step` gets (steps done, steps in all).
 
     Raises:
-        GenerateError: a setting is out of range, the image is unreadable, or no stage of the run can do
-            the task.
-        TrainError, CheckpointError: there is no readable run.
+        GenerateError: there is no run, a setting is out of range, the image is unreadable, or no
+            finished stage can do the task.
+        TrainError, CheckpointError: the run is damaged or of another version.
     """
     run = RunDirectory(run_dir)
+    if not run.config.exists():
+        raise GenerateError(f"{run_dir} holds no run; train first, or give the folder of a run")
     config = run.load_config()
     stage = _finished_stage(config, run, needs_image=image_path is not None)
     sampler, guidance = _settings(config, num_sampling_steps, guidance_scale)

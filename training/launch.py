@@ -61,9 +61,9 @@ def fit(
         raise TrainError("Ray is not running in this process; call ray.init() before fit()")
     dataset_dirs = [path.resolve() for path in dataset_dirs]
     run = RunDirectory(run_dir.resolve())
+    prepare_run(config, dataset_dirs, run.path)
     if not resume:
         _refuse_unfinished(config, run)
-    prepare_run(config, dataset_dirs, run.path)
     for name in config.stages:
         if run.stage(name).result() is not None:
             logger.info("stage %s is finished already", name)

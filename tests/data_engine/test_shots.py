@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 from data_engine.config import DecodeConfig, ProbeConfig, ShotConfig
@@ -62,6 +63,6 @@ def test_clips_of_one_source_do_not_overlap_and_hold_every_frame_once() -> None:
     times_s = [i / 24 for i in range(240)]
     clips = split_into_clips([range(100), range(110, 240)], times_s, 10.0, max_clip_s=1.7)
     assert sum(clip.num_frames for clip in clips) == 230
-    assert all(a.end_s <= b.start_s for a, b in zip(clips, clips[1:], strict=False))
+    assert all(a.end_s <= b.start_s for a, b in pairwise(clips))
     assert all(clip.duration_s <= 1.7 + 1 / 24 for clip in clips)
     assert {clip.start_s for clip in clips} >= {times_s[0], times_s[110]}

@@ -49,9 +49,14 @@ def test_fingerprints_follow_every_field() -> None:
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError, match="disk"), write_atomically(path) as file:
-        file.write(b"half of the new")
-        raise RuntimeError("disk")
+
+    def fail_halfway() -> None:
+        with write_atomically(path) as file:
+            file.write(b"half of the new")
+            raise RuntimeError("disk")
+
+    with pytest.raises(RuntimeError, match="disk"):
+        fail_halfway()
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
     assert path.read_text() == "old"
 

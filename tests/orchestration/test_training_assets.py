@@ -29,36 +29,39 @@ FEW_STEPS = [
 needs_ray = [
     pytest.mark.ray,
     pytest.mark.slow,
+    # Six processes of torch start one after the other.
+    pytest.mark.timeout(1200),
     # Ray warns of its own deprecations, in its own code.
     pytest.mark.filterwarnings("default"),
 ]
+
+
+@pytest.fixture(scope="module")
+def trained(curated: Curated) -> dg.ExecuteInProcessResult:
+    ops = {
+        "training_run": TrainingRecipe(overrides=FEW_STEPS, run="few_steps"),
+        "samples": SampleConfig(prompt="a slow pan"),
+    }
+    assets = [
+        curation.shards,
+        training.training_run,
+        training.samples,
+        checks.loss_fell_in_every_stage,
+    ]
+    return materialize(
+        curated.home,
+        assets,
+        curated.instance,
+        selection=dg.AssetSelection.groups("training")
+        | dg.AssetSelection.checks(checks.loss_fell_in_every_stage),
+        run_config=dg.RunConfig(ops=ops),
+    )
 
 
 class TestTrained:
     """What one run of both assets leaves behind."""
 
     pytestmark = needs_ray
-
-    @pytest.fixture(scope="class")
-    def trained(self, curated: Curated) -> dg.ExecuteInProcessResult:
-        ops = {
-            "training_run": TrainingRecipe(overrides=FEW_STEPS, run="few_steps"),
-            "samples": SampleConfig(prompt="a slow pan"),
-        }
-        assets = [
-            curation.shards,
-            training.training_run,
-            training.samples,
-            checks.loss_fell_in_every_stage,
-        ]
-        return materialize(
-            curated.home,
-            assets,
-            curated.instance,
-            selection=dg.AssetSelection.groups("training")
-            | dg.AssetSelection.checks(checks.loss_fell_in_every_stage),
-            run_config=dg.RunConfig(ops=ops),
-        )
 
     def test_the_run_lies_below_home(
         self, curated: Curated, trained: dg.ExecuteInProcessResult
@@ -106,7 +109,7 @@ class TestMistakes:
 
     @pytest.fixture
     def instance(self, tmp_path: Path) -> Generator[dg.DagsterInstance]:
-        with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
+        with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
             yield instance
 
     def test_samples_need_a_run(self, tmp_path: Path, instance: dg.DagsterInstance) -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.training.builders import moving_square, tiny_config, tiny_stage
-from training.errors import GenerateError, TrainError
+from training.errors import GenerateError
 from training.generate import IDENTICAL_PSNR_DB, generate
 from training.loop import prepare_run, train_stage
 
@@ -77,7 +77,7 @@ def test_settings_replace_those_of_the_recipe(run: Path, tmp_path: Path) -> None
 
 
 def test_a_missing_run_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match="holds no run"):
+    with pytest.raises(GenerateError, match="holds no run"):
         generate(tmp_path, "x", tmp_path / "v.mp4")
 
 

@@ -88,10 +88,9 @@ def test_a_chain_hands_its_averaged_weights_on(dataset: Path, tmp_path: Path) ->
     assert video.playback_fps == 12.0
     before = load_file(tmp_path / image.checkpoint / "average.safetensors")
     after = load_file(tmp_path / video.checkpoint / "average.safetensors")
-    # One step of warm-up moves a weight by half the learning rate at most, a fresh weight differs more.
-    name = "text_projection.linear1.weight" if "text_projection.linear1.weight" in before else None
-    name = name or next(key for key in before if "text_projection" in key and "weight" in key)
-    assert (before[name] - after[name]).abs().max() < 5e-3
+    # One step moves a weight a little; another start would differ by the scale of its initialisation.
+    for name in ("blocks.0.spatial_attention.output.weight", "mask_token_D"):
+        assert (before[name] - after[name]).abs().max() < 5e-3
 
 
 def test_a_run_directory_refuses_another_config(dataset: Path, tmp_path: Path) -> None:

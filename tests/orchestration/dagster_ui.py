@@ -1,0 +1,211 @@
+"""`dagster dev` on a free port as a user starts it, and a headless Chromium to look at it."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+import orchestration
+
+START_TIMEOUT_S = 180.0
+PAGE_TIMEOUT_S = 90.0
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# No proxy: the server is on this machine.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def find_browser() -> tuple[str, str] | None:
+    """Paths of Chromium and of its driver, or None if either is missing."""
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    driver = shutil.which("chromedriver")
+    return (browser, driver) if browser and driver else None
+
+
+class Server:
+    """A running `dagster dev`."""
+
+    def __init__(self, url: str, log: Path) -> None:
+        self.url = url
+        self._log = log
+
+    def query(self, query: str) -> dict[str, Any]:
+        """The data that GraphQL answers."""
+        request = urllib.request.Request(
+            f"{self.url}/graphql",
+            json.dumps({"query": query}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with _OPENER.open(request, timeout=30) as answer:
+            found = json.load(answer)
+        assert "errors" not in found, found["errors"]
+        return found["data"]
+
+    def is_up(self) -> bool:
+        try:
+            with _OPENER.open(f"{self.url}/server_info", timeout=5) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+    def wait_for_runs(self, timeout_s: float) -> list[str]:
+        """The states of all runs, once there are some and none is under way."""
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            runs = self.query("{ runsOrError { ... on Runs { results { status } } } }")
+            states = [run["status"] for run in runs["runsOrError"]["results"]]
+            if states and set(states) <= {"SUCCESS", "FAILURE", "CANCELED"}:
+                return states
+            time.sleep(2)
+        raise AssertionError(f"the run did not end in {timeout_s:.0f} s:\n{self.log_tail()}")
+
+    def log_tail(self) -> str:
+        return self._log.read_text(errors="replace")[-8000:]
+
+
+@contextmanager
+def dagster_dev(home: Path) -> Generator[Server]:
+    """The commands of `make ui`, on a port of its own; ended with all its processes."""
+    (home / "dagster").mkdir(parents=True)
+    (home / "sources").mkdir(exist_ok=True)
+    package = Path(orchestration.__file__).parent
+    shutil.copy(package / "dagster.yaml", home / "dagster")
+    port = _free_port()
+    dagster = str(Path(sys.executable).with_name("dagster"))
+    command = [
+        dagster,
+        "dev",
+        "-m",
+        "orchestration.definitions",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+    ]
+    environment = os.environ | {"DAGSTER_HOME": str(home / "dagster"), "STIV_HOME": str(home)}
+    log = home / "dagster-dev.log"
+    # A process that is born with SIGINT ignored cannot be ended but by force: Dagster copies that onto SIGTERM.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=package.parent,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    server = Server(f"http://127.0.0.1:{port}", log)
+    try:
+        _wait_until_up(server, process)
+        yield server
+    finally:
+        _end(process)
+
+
+@contextmanager
+def chromium(browser: str, driver: str, profile: Path) -> Generator["Page"]:
+    """A headless browser with a profile of its own."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+        "--no-proxy-server",
+        "--window-size=1440,1000",
+        f"--user-data-dir={profile}",
+    ):
+        options.add_argument(argument)
+    opened = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        yield Page(opened)
+    finally:
+        opened.quit()
+
+
+class Page:
+    """What a person does on a page: wait for a text, click on it, type, look at pictures."""
+
+    def __init__(self, browser: webdriver.Chrome) -> None:
+        self._browser = browser
+        self._wait = WebDriverWait(browser, PAGE_TIMEOUT_S, poll_frequency=0.5)
+
+    def open(self, url: str) -> None:
+        self._browser.get(url)
+
+    def see(self, text: str) -> WebElement:
+        """The last visible element with this text, once it is there; the innermost of several."""
+        has = f"contains(normalize-space(.), '{text}')"
+        path = f"//*[{has} and not(.//*[{has}])]"
+
+        def visible(browser: webdriver.Chrome) -> WebElement | Literal[False]:
+            found = [e for e in browser.find_elements(By.XPATH, path) if e.is_displayed()]
+            return found[-1] if found else False
+
+        return self._wait.until(visible, f"no {text!r} on {self._browser.current_url}")
+
+    def click(self, text: str) -> None:
+        self.see(text)
+        # Through the page, because the graph and the dialogs are animated and move while one aims.
+        self._browser.execute_script("arguments[0].click()", self.see(text))
+
+    def type(self, placeholder: str, text: str) -> None:
+        fields = (By.CSS_SELECTOR, f"input[placeholder='{placeholder}']")
+        field = self._wait.until(lambda browser: browser.find_element(*fields))
+        field.send_keys(text)
+
+    def picture_width_px(self, alt: str) -> int:
+        """The width of the decoded picture: 0 would be a broken one."""
+        pictures = (By.CSS_SELECTOR, f"img[alt='{alt}']")
+        picture = self._wait.until(lambda browser: browser.find_element(*pictures))
+        return self._browser.execute_script("return arguments[0].naturalWidth", picture)
+
+    def save(self, path: Path) -> None:
+        time.sleep(2)  # Dialogs fade in.
+        self._browser.save_screenshot(str(path))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_until_up(server: Server, process: subprocess.Popen[bytes]) -> None:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while not server.is_up():
+        assert process.poll() is None, f"dagster dev ended:\n{server.log_tail()}"
+        assert time.monotonic() < deadline_s, f"dagster dev is silent:\n{server.log_tail()}"
+        time.sleep(1)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
