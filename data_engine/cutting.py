@@ -5,8 +5,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2
-import numpy as np
 
 from data_engine.config import ShardConfig
 from data_engine.container import fit_short_side, upright_rgb
@@ -16,6 +14,9 @@ from data_engine.schema import ClipRecord
 
 # Fine enough for every frame rate in use, and what MPEG has always used.
 _TIME_BASE = Fraction(1, 90_000)
+# One thread: the bytes do not depend on the number of cores. SSE4.2: the same bytes on every x86 machine; with AVX-512
+# one run in a hundred differed (docs/log.md).
+_SAME_BYTES = {"preset": "veryfast", "threads": "1", "x264-params": "asm=SSE4.2"}
 
 
 def encode_clip(record: ClipRecord, config: ShardConfig, num_threads: int = 0) -> bytes:
@@ -28,10 +29,10 @@ def encode_clip(record: ClipRecord, config: ShardConfig, num_threads: int = 0) -
     height_px, width_px = fit_short_side(record.height_px, record.width_px, config.short_side_px)
     output = io.BytesIO()
     num_frames = 0
-    # bitexact: no version string and no date in the file. One encoder thread: the bytes do not depend on cores.
+    # bitexact: no version string and no date in the file.
     with av.open(output, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         rate = Fraction(record.fps).limit_denominator(1001)
-        options = {"crf": str(config.crf), "preset": "veryfast", "threads": "1"}
+        options = {"crf": str(config.crf), **_SAME_BYTES}
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width_px, height_px, "yuv420p"
         stream.codec_context.time_base = _TIME_BASE
@@ -40,9 +41,7 @@ def encode_clip(record: ClipRecord, config: ShardConfig, num_threads: int = 0) -
             Path(record.source_uri), record.start_s, record.end_s, num_threads
         ):
             image = upright_rgb(frame, height_px, width_px, frame.rotation)
-            # Not FFmpeg's conversion to YUV: it gave other bytes now and then (docs/log.md).
-            planes = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420).astype(np.uint8, copy=False)
-            encoded = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+            encoded = av.VideoFrame.from_ndarray(image, format="rgb24")
             encoded.pts = round((time_s - record.start_s) / _TIME_BASE)
             encoded.time_base = _TIME_BASE
             container.mux(stream.encode(encoded))

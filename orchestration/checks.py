@@ -93,7 +93,7 @@ def loss_fell_in_every_stage(
     return dg.AssetCheckResult(
         passed=bool(stages) and not rose,
         description=f"the loss did not fall in: {', '.join(rose)}" if rose else None,
-        metadata={f"{s.stage}_change": s.last_loss / s.first_loss - 1 for s in stages},
+        metadata={f"{s.stage}_change": round(s.last_loss / s.first_loss - 1, 4) for s in stages},
     )
 
 

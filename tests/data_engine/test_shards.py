@@ -41,7 +41,7 @@ def encoded(text: str = "A cat.", start_s: float = 0.0) -> EncodedClip:
 def test_an_encoded_clip_holds_the_frames_of_its_span_at_training_size(tmp_path: Path) -> None:
     record = cut_film(tmp_path)[1]
     data = encode_clip(record, ShardConfig(short_side_px=90))
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         times_s = [frame.time for frame in container.decode(video=0)]
         stream = container.streams.video[0]
         assert (stream.height, stream.width) == (90, 160)
