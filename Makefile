@@ -55,7 +55,7 @@ test-ui: setup browser ## The tests that drive the Dagster UI in Chromium
 	$(BIN)/pytest -m ui
 
 browser: ## Install Chromium for the UI tests, where apt-get and root are at hand
-	@command -v chromium chromium-browser google-chrome >/dev/null 2>&1 || \
+	@{ command -v chromium && command -v chromedriver; } >/dev/null 2>&1 || \
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; } || \
 	  echo "no Chromium and no way to install it: the UI tests will be skipped"

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from data_engine import plots
 from data_engine.config import DataEngineConfig
+from data_engine.errors import TableError
 from data_engine.filters import ALL_THRESHOLDS, Threshold
 from data_engine.schema import MANIFEST_NAME, ClipRecord, ClipStatus, Rejection, ShardManifest
 from data_engine.tables import (
@@ -122,9 +123,22 @@ def rejected_sheet(
     return _sheet(paths, [(clip, str(clip.rejected_by)) for clip in tiles])
 
 
-def first_frame(paths: DatasetPaths, clip: ClipRecord) -> bytes:
-    """JPEG of the earliest frame that the decode pass kept of a clip."""
-    return _jpegs(paths, [clip])[clip.clip_id][0]
+def typical_clip(datasets: Sequence[DatasetPaths]) -> tuple[ClipRecord, bytes]:
+    """The kept clip with the median motion of all, and its first kept frame (JPEG): a prompt to try.
+
+    Raises:
+        TableError: no clip was kept in any of them.
+    """
+    kept = [
+        (clip.score("motion") or 0.0, clip.clip_id, clip, paths)
+        for paths in datasets
+        for clip in load_clips(paths)
+        if clip.status is ClipStatus.KEPT
+    ]
+    if not kept:
+        raise TableError("no clip was kept in any data set; curate more, or loosen the filters")
+    _, _, clip, paths = sorted(kept, key=lambda found: found[:2])[len(kept) // 2]
+    return clip, _jpegs(paths, [clip])[clip.clip_id][0]
 
 
 def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:

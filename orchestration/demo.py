@@ -13,10 +13,9 @@ from rich.console import Console
 from data_engine import recipes as data_recipes
 from data_engine.pipeline import curate
 from data_engine.ray_rows import Progress
-from data_engine.report import first_frame
+from data_engine.report import typical_clip
 from data_engine.samples import fetch_samples
-from data_engine.schema import ClipRecord, ClipStatus
-from data_engine.tables import DatasetPaths, load_clips, write_atomically
+from data_engine.tables import DatasetPaths, write_atomically
 from orchestration.progress import ProgressReporter, progress_reporter
 from orchestration.ray_session import ray_session
 from orchestration.summary import print_generated, print_report, print_training
@@ -62,10 +61,10 @@ def run_demo(home: Path, console: Console) -> None:
                 on_progress=show_training,
             )
 
-    clip = _widest_moving(load_clips(dataset))
+    clip, frame = typical_clip([dataset])
     image = run / "first_frame.jpg"
     with write_atomically(image) as file:
-        file.write(first_frame(dataset, clip))
+        file.write(frame)
     prompt = clip.captions[0].text
     with progress_reporter(console) as reporter, clock.step("generate"):
         text_to_video = generate(
@@ -88,12 +87,6 @@ def run_demo(home: Path, console: Console) -> None:
     print_generated(console, image_to_video)
     console.print(clock.summary(), highlight=False)
     console.print(clip.attribution or "", highlight=False, markup=False)
-
-
-def _widest_moving(clips: list[ClipRecord]) -> ClipRecord:
-    """The kept clip with the most motion: the clearest thing to animate from its first frame."""
-    kept = [clip for clip in clips if clip.status is ClipStatus.KEPT]
-    return max(kept, key=lambda clip: clip.score("motion") or 0.0)
 
 
 def _show(reporter: ProgressReporter, name: str) -> Callable[[int, int], None]:

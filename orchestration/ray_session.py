@@ -27,6 +27,7 @@ def ray_session(address: str = LOCAL, object_store_mb: int = 512) -> Generator[N
     # Its workers otherwise print notes about restarts that no user can act on.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
+    import ray.data  # sets its own log level when it is first imported, so before ours
 
     if ray.is_initialized():
         yield

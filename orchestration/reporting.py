@@ -14,7 +14,7 @@ import dagster as dg
 
 from data_engine.schema import MANIFEST_NAME, ClipRecord, ClipStatus, ShardManifest
 from data_engine.tables import DatasetPaths, read_clips
-from orchestration.cli import USER_ERRORS
+from orchestration.errors import USER_ERRORS
 
 if TYPE_CHECKING:
     # These import Ray, OpenCV and matplotlib, which loading the definitions must not pay for.

@@ -8,10 +8,9 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from data_engine.errors import TableError
-from data_engine.schema import MANIFEST_NAME, ClipStatus
+from data_engine.schema import MANIFEST_NAME
 from data_engine.sources import VIDEO_SUFFIXES
-from data_engine.tables import DatasetPaths, load_clips
+from data_engine.tables import DatasetPaths
 from orchestration.ray_session import LOCAL, ClusterError, ray_session
 
 
@@ -52,27 +51,6 @@ class Workspace(dg.ConfigurableResource[Any]):
     def finished_datasets(self) -> list[DatasetPaths]:
         """The data sets whose shards are written, by name."""
         return [paths for paths in self.datasets() if (paths.shards / MANIFEST_NAME).exists()]
-
-    def most_moving_clip(self) -> tuple[str, bytes]:
-        """Caption and first frame (JPEG) of the kept clip with the most motion in any data set.
-
-        Raises:
-            TableError: no clip was kept in any.
-        """
-        from data_engine.report import first_frame
-
-        kept = [
-            (clip.score("motion") or 0.0, clip, paths)
-            for paths in self.finished_datasets()
-            for clip in load_clips(paths)
-            if clip.status is ClipStatus.KEPT
-        ]
-        if not kept:
-            raise TableError(
-                "no clip was kept in any data set; curate a batch, or loosen the filters"
-            )
-        _, clip, paths = max(kept, key=lambda found: found[0])
-        return clip.captions[0].text, first_frame(paths, clip)
 
     def relative(self, path: Path) -> str:
         """A path as metadata shows it: below the home folder, the same on every machine."""

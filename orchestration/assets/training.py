@@ -96,18 +96,19 @@ def samples(
 ) -> dg.MaterializeResult[Any]:
     """Two videos from the latest run: one from a prompt alone, one from a prompt and a first frame.
 
-    The first frame is that of the kept clip with the most motion.
+    The first frame is that of the kept clip with the median motion.
     """
+    from data_engine.report import typical_clip
     from data_engine.tables import write_atomically
     from training.generate import generate
 
     run_dir = latest_run_dir(context.instance, workspace)
     folder, image = run_dir / "samples", run_dir / "first_frame.jpg"
     with clear_failures():
-        caption, jpeg = workspace.most_moving_clip()
+        clip, jpeg = typical_clip(workspace.finished_datasets())
         with write_atomically(image) as file:
             file.write(jpeg)
-        prompt, seed = config.prompt or caption, config.seed
+        prompt, seed = config.prompt or clip.captions[0].text, config.seed
         context.log.info(f"prompt: {prompt}")
         from_text = generate(run_dir, prompt, folder / "text_to_video.mp4", seed=seed)
         out = folder / "image_to_video.mp4"

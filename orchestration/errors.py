@@ -1,0 +1,10 @@
+"""What a user can mend: shown as one line, by the command line and in the Dagster UI alike."""
+
+from data_engine.errors import JobError
+from data_engine.schema import SchemaError
+from orchestration.overrides import OverrideError
+from orchestration.ray_session import ClusterError
+from training.errors import TrainingError
+
+USER_ERRORS = (JobError, SchemaError, OverrideError, ClusterError, TrainingError)
+"""Everything else is a defect of ours and keeps its traceback."""
