@@ -32,7 +32,7 @@ def ray_session(address: str = LOCAL, object_store_mb: int = 512) -> Generator[N
     if ray.is_initialized():
         yield
         return
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger(ray.data.__name__).setLevel(logging.ERROR)
     if address == LOCAL:
         ray.init(
             # "local" and not the default, which may join a cluster that somebody else started.
