@@ -1,4 +1,4 @@
-"""A whole run on Ray Train: one TorchTrainer per stage, one after the other.
+"""A whole run on Ray Train: one group of workers, one stage after the other.
 
 Ray Train starts, watches and restarts the workers; where a stage goes on is decided by our own
 `latest.json` (`checkpoint.py`), which a restart and a new run of the driver read alike. The loop
@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,13 @@ def fit(
     prepare_run(config, dataset_dirs, run.path)
     if not resume:
         _refuse_unfinished(config, run)
-    for name in config.stages:
-        if run.stage(name).result() is not None:
-            logger.info("stage %s is finished already", name)
-            continue
-        with _reported(run.stage(name), name, config.stages[name].num_steps, on_progress):
-            _fit_stage(config, name, dataset_dirs, run)
+    unfinished = [name for name in config.stages if run.stage(name).result() is None]
+    if unfinished:
+        with ExitStack() as reporting:
+            for name in unfinished:
+                num_steps = config.stages[name].num_steps
+                reporting.enter_context(_reported(run.stage(name), name, num_steps, on_progress))
+            _fit_stages(config, unfinished, dataset_dirs, run)
     results = [run.stage(name).result() for name in config.stages]
     return TrainResult(
         run_dir=run.path, stages=tuple(result for result in results if result is not None)
@@ -86,14 +87,15 @@ def _refuse_unfinished(config: TrainConfig, run: RunDirectory) -> None:
             )
 
 
-def _fit_stage(
-    config: TrainConfig, name: str, dataset_dirs: Sequence[Path], run: RunDirectory
+def _fit_stages(
+    config: TrainConfig, names: Sequence[str], dataset_dirs: Sequence[Path], run: RunDirectory
 ) -> None:
+    """One group of workers for all of them: to start a group takes as long as a small stage."""
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={
             "config": config.model_dump_json(),
-            "stage": name,
+            "stages": list(names),
             "dataset_dirs": [str(path) for path in dataset_dirs],
             "run_dir": str(run.path),
         },
@@ -104,7 +106,7 @@ def _fit_stage(
             resources_per_worker=_worker_resources(config),
         ),
         run_config=RunConfig(
-            name=f"stage-{name}",
+            name="-".join(names),
             storage_path=str(run.path / "ray"),
             failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
         ),
@@ -113,9 +115,12 @@ def _fit_stage(
         with _ray_train_settings():
             trainer.fit()
     except TrainingFailedError as error:
-        raise TrainError(f"stage {name} failed: {_cause(error)}") from error
-    if run.stage(name).result() is None:
-        raise TrainError(f"stage {name} ended without a result; see {run.path / 'ray'}")
+        unfinished = (name for name in names if run.stage(name).result() is None)
+        failed = next(unfinished, names[-1])
+        raise TrainError(f"stage {failed} failed: {_cause(error)}") from error
+    for name in names:
+        if run.stage(name).result() is None:
+            raise TrainError(f"stage {name} ended without a result; see {run.path / 'ray'}")
 
 
 def _worker_resources(config: TrainConfig) -> dict[str, float]:
@@ -131,13 +136,22 @@ def _train_worker(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     assert isinstance(device, torch.device), "one device per worker is asked for"
-    train_stage(
-        config,
-        settings["stage"],
-        [Path(path) for path in settings["dataset_dirs"]],
-        Path(settings["run_dir"]),
-        Worker(context.get_world_rank(), context.get_world_size(), device),
-    )
+    run = RunDirectory(Path(settings["run_dir"]))
+    dataset_dirs = [Path(path) for path in settings["dataset_dirs"]]
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
+    for name in settings["stages"]:
+        # After the restart of a worker group, the stages before the interrupted one are finished.
+        if run.stage(name).result() is None:
+            train_stage(config, name, dataset_dirs, run.path, worker)
+            _wait_for_all(worker)
+
+
+def _wait_for_all(worker: Worker) -> None:
+    """The first worker writes what the next stage starts from; nobody may look for it before."""
+    if worker.world_size > 1:
+        # NCCL would otherwise guess the device, which hangs when it guesses wrong.
+        device_ids = [worker.device.index] if worker.device.type == "cuda" else None
+        torch.distributed.barrier(device_ids=device_ids)
 
 
 def _cause(error: TrainingFailedError) -> str:

@@ -29,7 +29,7 @@ def demo_tiny() -> TrainConfig:
         stages={
             "t2i": StageConfig(
                 task="t2i",
-                num_steps=200,
+                num_steps=160,
                 batch_size=32,
                 num_frames=1,
                 optimizer=optimizer,
@@ -38,7 +38,7 @@ def demo_tiny() -> TrainConfig:
             ),
             "t2v": StageConfig(
                 task="t2v",
-                num_steps=120,
+                num_steps=100,
                 batch_size=16,
                 num_frames=8,
                 optimizer=optimizer,
@@ -47,7 +47,7 @@ def demo_tiny() -> TrainConfig:
             ),
             "stiv": StageConfig(
                 task="stiv",
-                num_steps=120,
+                num_steps=100,
                 batch_size=16,
                 num_frames=8,
                 optimizer=optimizer,
