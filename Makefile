@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup ## Film -> shards -> tiny STIV in three stages -> sampled videos (about 8 minutes on 2 cores)
-	$(BIN)/stiv demo --home $(DEMO)
+	$(BIN)/stiv demo --home demo
 
 ui: setup ## Open the Dagster UI on 127.0.0.1:3000 over the same folders as the demo
 	@mkdir -p $(DEMO)/dagster $(DEMO)/sources

@@ -18,7 +18,7 @@ from data_engine.samples import fetch_samples
 from data_engine.tables import DatasetPaths, write_atomically
 from orchestration.progress import ProgressReporter, progress_reporter
 from orchestration.ray_session import ray_session
-from orchestration.summary import print_generated, print_report, print_training
+from orchestration.summary import print_generated, print_report, print_training, short
 from training import recipes as training_recipes
 from training.generate import generate
 from training.launch import fit
@@ -80,7 +80,7 @@ def run_demo(home: Path, console: Console) -> None:
 
     console.rule("What was made")
     print_report(console, report, dataset.root)
-    console.print(f"report: {dataset.report / 'index.html'}", highlight=False)
+    console.print(f"report: {short(dataset.report / 'index.html')}", highlight=False)
     print_training(console, trained)
     console.print(f"prompt: {prompt}", highlight=False, markup=False)
     print_generated(console, text_to_video)

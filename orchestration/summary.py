@@ -9,9 +9,15 @@ from training.generate import GenerateResult
 from training.run_directory import TrainResult
 
 
+def short(path: Path) -> Path:
+    """The path as seen from here, if it lies below."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def print_report(console: Console, report: RunReport, dataset: Path) -> None:
     lines = [
-        f"data set: {dataset}",
+        f"data set: {short(dataset)}",
         f"sources: {report.num_sources} read, {report.num_quarantined} quarantined, "
         f"{report.source_hours * 60:.1f} minutes",
     ]
@@ -28,7 +34,7 @@ def print_report(console: Console, report: RunReport, dataset: Path) -> None:
 
 
 def print_training(console: Console, result: TrainResult) -> None:
-    lines = [f"run: {result.run_dir}"]
+    lines = [f"run: {short(result.run_dir)}"]
     lines += [
         f"  {stage.stage:<6} {stage.num_steps:5d} steps in {stage.seconds:5.1f} s, "
         f"loss {stage.first_loss:.4f} -> {stage.last_loss:.4f} (mean of first and last tenth)"
@@ -38,7 +44,7 @@ def print_training(console: Console, result: TrainResult) -> None:
 
 
 def print_generated(console: Console, result: GenerateResult) -> None:
-    lines = [f"video: {result.video}", f"frames: {result.contact_sheet}"]
+    lines = [f"video: {short(result.video)}", f"frames: {short(result.contact_sheet)}"]
     if result.first_frame_psnr_db is not None:
         lines.append(
             f"first frame against the given image, both through the autoencoder: "
