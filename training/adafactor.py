@@ -41,7 +41,7 @@ class AdaFactor(torch.optim.Optimizer):
             group["lr"] = learning_rate
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # torch also allows a closure, which no caller here has
         """Apply one update from the gradients; the learning rate is read from the group."""
         assert closure is None, "AdaFactor takes no closure"
         for group in self.param_groups:
