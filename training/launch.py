@@ -9,8 +9,8 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from training.config import TrainConfig
 from training.errors import TrainError, TrainingError
 from training.loop import Worker, prepare_run, train_stage
-from training.run_directory import RunDirectory, StageDirectory, TrainResult
+from training.run_directory import RunDirectory, TrainResult
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +66,8 @@ def fit(
         _refuse_unfinished(config, run)
     unfinished = [name for name in config.stages if run.stage(name).result() is None]
     if unfinished:
-        with ExitStack() as reporting:
-            for name in unfinished:
-                num_steps = config.stages[name].num_steps
-                reporting.enter_context(_reported(run.stage(name), name, num_steps, on_progress))
+        num_steps = {name: config.stages[name].num_steps for name in unfinished}
+        with _reported(run, num_steps, on_progress):
             _fit_stages(config, unfinished, dataset_dirs, run)
     results = [run.stage(name).result() for name in config.stages]
     return TrainResult(
@@ -194,24 +192,29 @@ def _ray_train_settings() -> Generator[None]:
 
 @contextmanager
 def _reported(
-    directory: StageDirectory, name: str, num_steps: int, on_progress: ProgressCallback | None
+    run: RunDirectory, num_steps: Mapping[str, int], on_progress: ProgressCallback | None
 ) -> Generator[None]:
-    """While the block runs, pass each new line of the stage's metrics to the callback."""
+    """While the block runs, pass each new line of the stages' metrics to the callback, in order."""
     if on_progress is None:
         yield
         return
-    tail = MetricsTail(directory.metrics)
+    tails = {name: MetricsTail(run.stage(name).metrics) for name in num_steps}
     done = threading.Event()
 
     def report_new() -> None:
-        for metrics in tail.new_lines():
-            on_progress(name, metrics["step"], num_steps, metrics["loss"])
+        for name, tail in tails.items():
+            # Asked before the lines are read: a finished stage's last line is then among them.
+            finished = run.stage(name).result() is not None
+            for metrics in tail.new_lines():
+                on_progress(name, metrics["step"], num_steps[name], metrics["loss"])
+            if not finished:
+                return
 
     def poll() -> None:
         while not done.wait(POLL_INTERVAL_S):
             report_new()
 
-    thread = threading.Thread(target=poll, name=f"progress-{name}", daemon=True)
+    thread = threading.Thread(target=poll, name="training-progress", daemon=True)
     thread.start()
     try:
         yield
