@@ -11,7 +11,11 @@ from data_engine.config import CaptionConfig, ScoreConfig
 from data_engine.schema import Caption, ClipRecord, Score
 from data_engine.scores.classifier import ImageNetClassifier
 from data_engine.scores.motion import camera_motion
-from data_engine.scores.similarity import SIMILARITY_BACKENDS, mean_cosine
+from data_engine.scores.similarity import (
+    SIMILARITY_BACKENDS,
+    mean_cosine,
+    open_clip_checkpoint,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,16 @@ class Description:
     caption: Caption
     similarity_name: str
     similarity: Score
+
+
+def check_models(scores: ScoreConfig) -> None:
+    """Fetch the weights that the workers will load, once and before the first of them starts.
+
+    Raises:
+        JobError: a model is unknown, or its weights cannot be had.
+    """
+    if scores.similarity == "open_clip":
+        open_clip_checkpoint(scores.open_clip_model, scores.open_clip_pretrained)
 
 
 class Describer:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_engine.config import DataEngineConfig
+from data_engine.describing import check_models
 from data_engine.filters import ALL_THRESHOLDS, CHEAP_THRESHOLDS, EXPENSIVE_THRESHOLDS, judge
 from data_engine.ray_rows import OnProgress, Progress, map_rows, progress_board
 from data_engine.report import RunReport, summarize, write_report
@@ -61,9 +62,11 @@ def curate(
     """Turn source videos into a data set. What is done already is not done again.
 
     Raises:
-        JobError: the sources are missing, or the tables are of another version.
+        JobError: the sources or the weights of a model are missing, or the tables are of another version.
     """
     paths = DatasetPaths(dataset)
+    # Before hours of decoding, since captions come last.
+    check_models(config.scores)
     probe_sources(config, source, paths, on_progress)
     score_clips(config, paths, on_progress)
     caption_clips(config, paths, on_progress)
@@ -145,6 +148,7 @@ def caption_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: On
     )
     if is_made_from(paths.captioned_clips, goal):
         return
+    check_models(config.scores)
     records = [r for r in read_clips(paths.scored_clips) if r.status is ClipStatus.KEPT]
     parts_goal = fingerprint("captions", config.decode, config.captions, config.scores)
     done = {row["clip_id"] for row in read_parts(paths.captions, parts_goal)}

@@ -66,13 +66,13 @@ class RunReport:
         return asdict(self)
 
 
-def summarize(paths: DatasetPaths) -> RunReport:
-    """Count what the tables of a data set hold.
+def summarize(paths: DatasetPaths, clips: Sequence[ClipRecord] | None = None) -> RunReport:
+    """Count what the tables of a data set hold. `clips` stands in for all clips as they are now.
 
     Raises:
         TableError: the data set was not curated.
     """
-    clips = load_clips(paths)
+    clips = load_clips(paths) if clips is None else clips
     sources = read_sources(paths.sources)
     by_status = Counter(clip.status for clip in clips)
     manifest_path = paths.shards / MANIFEST_NAME
@@ -148,7 +148,7 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
         TableError: the data set was not curated.
     """
     clips = load_clips(paths)
-    report = summarize(paths)
+    report = summarize(paths, clips)
     pictures = {
         "funnel.png": plots.funnel(report.funnel()),
         "histograms.png": plots.histograms(_panels(config, clips)),

@@ -68,13 +68,18 @@ def run_demo(home: Path, console: Console) -> None:
     prompt = clip.captions[0].text
     with progress_reporter(console) as reporter, clock.step("generate"):
         text_to_video = generate(
-            run, prompt, run / "samples" / "text_to_video.mp4", on_step=_show(reporter, "t2v")
+            run,
+            prompt,
+            run / "samples" / "text_to_video.mp4",
+            reuse=True,
+            on_step=_show(reporter, "t2v"),
         )
         image_to_video = generate(
             run,
             prompt,
             run / "samples" / "image_to_video.mp4",
             image_path=image,
+            reuse=True,
             on_step=_show(reporter, "ti2v"),
         )
 

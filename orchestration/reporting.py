@@ -3,10 +3,8 @@
 import base64
 import io
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +17,6 @@ from orchestration.errors import USER_ERRORS
 if TYPE_CHECKING:
     # These import Ray, OpenCV and matplotlib, which loading the definitions must not pay for.
     from data_engine.ray_rows import OnProgress, Progress
-    from data_engine.report import RunReport
     from training.generate import GenerateResult
     from training.run_directory import TrainResult
 
@@ -86,9 +83,9 @@ def clips_after(*tables: Path) -> list[ClipRecord]:
 def clip_metadata(paths: DatasetPaths, clips: Sequence[ClipRecord]) -> dict[str, Any]:
     """Counts, hours, and a report with the funnel, the reasons and pictures of these clips."""
     from data_engine import plots
-    from data_engine.report import kept_sheet, rejected_sheet
+    from data_engine.report import kept_sheet, rejected_sheet, summarize
 
-    report = _count(paths, clips)
+    report = summarize(paths, clips)
     sections = {"Funnel": picture("funnel", plots.funnel(report.funnel()))}
     if report.num_kept:
         kept = _fitting(lambda tiles: kept_sheet(paths, clips, tiles))
@@ -213,23 +210,6 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def markdown(sections: Mapping[str, str]) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(
         "\n\n".join(f"## {name}\n\n{text}" for name, text in sections.items())
-    )
-
-
-def _count(paths: DatasetPaths, clips: Sequence[ClipRecord]) -> "RunReport":
-    """The counts of the data set with these clips, whatever later tables of an earlier run say."""
-    from data_engine.report import summarize
-
-    by_status = Counter(clip.status for clip in clips)
-    return replace(
-        summarize(paths),
-        num_clips=len(clips),
-        num_kept=by_status[ClipStatus.KEPT],
-        num_rejected=by_status[ClipStatus.REJECTED],
-        num_failed=by_status[ClipStatus.FAILED],
-        kept_hours=sum(c.duration_s for c in clips if c.status is ClipStatus.KEPT) / 3600,
-        rejected_by=dict(Counter(str(c.rejected_by) for c in clips if c.rejected_by is not None)),
-        failed_by=dict(Counter(c.error for c in clips if c.error is not None)),
     )
 
 

@@ -64,7 +64,7 @@ def save_checkpoint(
         "step": snapshot.step,
         "seconds": snapshot.seconds,
         "settings": dict(settings),
-        "files": {name: _sha256(temporary / name) for name in _tensor_files(snapshot)},
+        "files": {name: file_sha256(temporary / name) for name in _tensor_files(snapshot)},
     }
     write_json(temporary / STATE_NAME, state)
     _sync(temporary)
@@ -73,7 +73,7 @@ def save_checkpoint(
     latest = {
         "format_version": FORMAT_VERSION,
         "directory": final.name,
-        "state_sha256": _sha256(final / STATE_NAME),
+        "state_sha256": file_sha256(final / STATE_NAME),
     }
     write_json(folder / LATEST_NAME, latest)
     _prune(folder, snapshot.step, keep)
@@ -160,7 +160,7 @@ def _load_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
 def _check_hash(path: Path, expected: str | None) -> None:
     if not path.exists():
         raise CheckpointError(f"{path} is missing; the checkpoint is damaged, start another run")
-    if _sha256(path) != expected:
+    if file_sha256(path) != expected:
         raise CheckpointError(
             f"{path} does not match its recorded hash; the checkpoint is damaged, start another run"
         )
@@ -180,7 +180,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of the bytes of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

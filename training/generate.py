@@ -1,9 +1,10 @@
 """A prompt, and perhaps an image, to a video file, from the averaged weights of a run."""
 
+import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from modeling.conditioning import Conditions, TextFeatures
 from modeling.config import GuidanceConfig, SamplerConfig
 from modeling.sampler import sample
 from modeling.stiv import STIV
-from training.checkpoint import load_average, write_json
+from training.checkpoint import STATE_NAME, file_sha256, load_average, write_json
 from training.config import LATENT_DOWNSAMPLING, TrainConfig
 from training.decode import fit_to_cover
 from training.encoders import load_encoders, micro_conditions
@@ -40,6 +41,9 @@ class GenerateResult:
     fps: float
     prompt: str
     image: Path | None
+    image_sha256: str | None
+    weights_sha256: str
+    """Of the checkpoint's `state.json`, which names the hash of every tensor file."""
     seed: int
     solver: str
     num_sampling_steps: int
@@ -59,12 +63,14 @@ def generate(  # noqa: PLR0913  (a user may set each of these)
     seed: int = 0,
     num_sampling_steps: int | None = None,
     guidance_scale: float | None = None,
+    reuse: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> GenerateResult:
     """Write `out_path` (mp4), and beside it a contact sheet (png) and the settings (json).
 
     The last finished video stage is used; settings left out are those of the recipe. On the CPU the
-    same arguments give the same frames. `on_step` gets (steps done, steps in all).
+    same arguments give the same frames. With `reuse`, files that the same weights, settings and image
+    made are left as they are. `on_step` gets (steps done, steps in all).
 
     Raises:
         GenerateError: there is no run, a setting is out of range, the image is unreadable, or no
@@ -78,6 +84,27 @@ def generate(  # noqa: PLR0913  (a user may set each of these)
     stage = _finished_stage(config, run, needs_image=image_path is not None)
     sampler, guidance = _settings(config, num_sampling_steps, guidance_scale)
     image = None if image_path is None else read_image(image_path, config)
+
+    planned = GenerateResult(
+        task="t2v" if image_path is None else "ti2v",
+        video=out_path,
+        contact_sheet=out_path.with_suffix(".png"),
+        stage=stage.stage,
+        num_frames=config.stages[stage.stage].num_frames,
+        fps=stage.playback_fps,
+        prompt=prompt,
+        image=image_path,
+        image_sha256=None if image_path is None else file_sha256(image_path),
+        weights_sha256=file_sha256(run.path / stage.checkpoint / STATE_NAME),
+        seed=seed,
+        solver=sampler.solver,
+        num_sampling_steps=sampler.num_sampling_steps,
+        guidance_scheme=guidance.scheme,
+        guidance_scale=guidance.text_scale,
+        first_frame_psnr_db=None,
+    )
+    if reuse and (made := _already_made(planned)):
+        return made
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoders = load_encoders(config, run.autoencoder, device)
@@ -99,22 +126,7 @@ def generate(  # noqa: PLR0913  (a user may set each of these)
         reconstruction = encoders.autoencoder.decode(image_latents).cpu()
         first_frame_psnr_db = min(psnr(frames_BFHWC[:, :1], reconstruction), IDENTICAL_PSNR_DB)
 
-    result = GenerateResult(
-        task="t2v" if image_path is None else "ti2v",
-        video=out_path,
-        contact_sheet=out_path.with_suffix(".png"),
-        stage=stage.stage,
-        num_frames=shape[2],
-        fps=stage.playback_fps,
-        prompt=prompt,
-        image=image_path,
-        seed=seed,
-        solver=sampler.solver,
-        num_sampling_steps=sampler.num_sampling_steps,
-        guidance_scheme=guidance.scheme,
-        guidance_scale=guidance.text_scale,
-        first_frame_psnr_db=first_frame_psnr_db,
-    )
+    result = replace(planned, first_frame_psnr_db=first_frame_psnr_db)
     _write(result, frames_BFHWC[0])
     return result
 
@@ -212,13 +224,33 @@ def _load_model(
     return model.to(device).eval()
 
 
+def _already_made(planned: GenerateResult) -> GenerateResult | None:
+    """The result on disk, if it is what `planned` would make and its files are there."""
+    settings = planned.video.with_suffix(".json")
+    if not (settings.exists() and planned.video.exists() and planned.contact_sheet.exists()):
+        return None
+    try:
+        found = json.loads(settings.read_bytes())
+    except ValueError:
+        return None
+    psnr_db = found.get("first_frame_psnr_db")
+    made = replace(planned, first_frame_psnr_db=psnr_db)
+    return made if found == _plain(made) else None
+
+
 def _write(result: GenerateResult, frames_FHWC: Tensor) -> None:
     result.video.parent.mkdir(parents=True, exist_ok=True)
+    settings = result.video.with_suffix(".json")
+    # Gone first and back last: they vouch for the files beside them.
+    settings.unlink(missing_ok=True)
     shown = enlarge(frames_FHWC.numpy())
     write_video(shown, result.video, result.fps)
     write_contact_sheet(shown, result.contact_sheet)
-    settings = {
+    write_json(settings, _plain(result))
+
+
+def _plain(result: GenerateResult) -> dict[str, Any]:
+    return {
         key: str(value) if isinstance(value, Path) else value
         for key, value in asdict(result).items()
     }
-    write_json(result.video.with_suffix(".json"), settings)

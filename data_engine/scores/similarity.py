@@ -141,30 +141,52 @@ class ConSE:
         return _unit_rows(self._sentences.embed(texts) - self._centre_D)
 
 
+def open_clip_checkpoint(model: str, pretrained: str) -> Path:
+    """The weights on this machine, downloaded first if `pretrained` is a tag that open_clip knows.
+
+    Raises:
+        JobError: open_clip knows no such model or tag, or the weights cannot be downloaded.
+    """
+    import open_clip
+    from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+
+    if model not in open_clip.list_models():
+        raise JobError(
+            f"open_clip has no model {model!r}; open_clip.list_models() names those it has"
+        )
+    checkpoint = Path(pretrained)
+    if checkpoint.is_file():
+        return checkpoint
+    known_tags = open_clip.list_pretrained_tags_by_model(model)
+    if pretrained not in known_tags:
+        raise JobError(
+            f"{pretrained!r} is neither a file nor a pretrained tag of {model}; "
+            f"its tags are {', '.join(known_tags) or 'none'}"
+        )
+    try:
+        return Path(download_pretrained(get_pretrained_cfg(model, pretrained)))
+    except OSError as error:
+        raise JobError(
+            f"the weights of {model}/{pretrained} are not on this machine and cannot be downloaded; connect it, "
+            "set scores.open_clip_pretrained to a checkpoint file, or use scores.similarity=conse"
+        ) from error
+
+
 class OpenCLIP:
     """A contrastive model of open_clip. `pretrained` is a tag that it knows, or a checkpoint file.
 
     Raises:
-        JobError: open_clip knows no such model, or no such tag for it.
+        JobError: there is no such model, or its weights cannot be had.
     """
 
     score_name = "clip_similarity"
 
     def __init__(self, model: str, pretrained: str) -> None:
+        open_clip_checkpoint(model, pretrained)
         import open_clip
 
-        checkpoint = Path(pretrained)
-        if model not in open_clip.list_models():
-            raise JobError(
-                f"open_clip has no model {model!r}; open_clip.list_models() names those it has"
-            )
-        known_tags = open_clip.list_pretrained_tags_by_model(model)
-        if not checkpoint.is_file() and pretrained not in known_tags:
-            raise JobError(
-                f"{pretrained!r} is neither a file nor a pretrained tag of {model}; "
-                f"its tags are {', '.join(known_tags) or 'none'}"
-            )
         self.backend = _open_clip_backend(model, pretrained)
+        # By its name and not by the file: the tag also says how pictures are normalised.
         loaded: Any = open_clip.create_model_from_pretrained(model, pretrained=pretrained)
         self._model, self._preprocess = loaded[0].eval(), loaded[1]
         self._tokenizer: Any = open_clip.get_tokenizer(model)

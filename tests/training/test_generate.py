@@ -69,6 +69,34 @@ def test_the_seed_decides_the_video(run: Path, tmp_path: Path) -> None:
     assert not np.array_equal(first, other)
 
 
+def test_reuse_samples_only_what_would_change(run: Path, photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "video.mp4"
+    steps: list[int] = []
+
+    def make(*, seed: int) -> object:
+        return generate(
+            run,
+            "a square",
+            out,
+            image_path=photo,
+            seed=seed,
+            reuse=True,
+            on_step=lambda done, total: steps.append(done),
+        )
+
+    first = make(seed=0)
+    assert make(seed=0) == first
+    assert steps == [1, 2]
+    assert make(seed=1) != first
+    assert steps == [1, 2, 1, 2]
+    Image.fromarray(moving_square(1, 9)[0]).save(photo)
+    make(seed=1)
+    assert steps == [1, 2] * 3
+    out.unlink()
+    make(seed=1)
+    assert steps == [1, 2] * 4
+
+
 def test_settings_replace_those_of_the_recipe(run: Path, tmp_path: Path) -> None:
     result = generate(run, "x", tmp_path / "v.mp4", num_sampling_steps=1, guidance_scale=2.0)
     assert (result.num_sampling_steps, result.guidance_scale) == (1, 2.0)

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from data_engine.config import ScoreConfig
+from data_engine.describing import check_models
 from data_engine.errors import JobError
 from data_engine.scores.classifier import ImageNetClassifier
 from data_engine.scores.similarity import SIMILARITY_BACKENDS, ConSE, OpenCLIP, mean_cosine
@@ -142,3 +144,13 @@ def test_open_clip_names_what_it_does_not_know(tmp_path: Path) -> None:
         OpenCLIP("no-such-model", "openai")
     with pytest.raises(JobError, match=r"absent\.pt.*openai"):
         OpenCLIP("ViT-B-32", str(tmp_path / "absent.pt"))
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    config = ScoreConfig(similarity="open_clip", open_clip_model="ViT-B-32")
+    with pytest.raises(JobError, match="cannot be downloaded; connect it, set scores"):
+        check_models(config.model_copy(update={"open_clip_pretrained": "openai"}))
