@@ -46,7 +46,7 @@ test: setup browser ## All tests (CI runs this)
 	$(BIN)/pytest
 
 test-unit: setup ## The tests that need neither Ray nor a browser
-	$(BIN)/pytest -m "not gpu and not ray and not slow and not ui"
+	$(BIN)/pytest --numprocesses auto -m "not gpu and not ray and not slow and not ui"
 
 test-ray: setup ## The tests that start a local Ray
 	$(BIN)/pytest -m "ray and not ui"

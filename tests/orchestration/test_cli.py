@@ -3,21 +3,33 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-COMMAND = "import sys; from orchestration.cli import main; sys.argv[0] = 'stiv'; main()"
+from orchestration.cli import main
+
+Stiv = Callable[..., tuple[int, str, str]]
 
 
-def stiv(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", COMMAND, *arguments], capture_output=True, text=True, check=False
-    )
+@pytest.fixture
+def stiv(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Stiv:
+    """The entry point with these arguments -> exit code, stdout, stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["stiv", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run
 
 
 def test_help_lists_the_commands() -> None:
-    ran = stiv("--help")
+    # The installed command, in a process of its own.
+    command = Path(sys.executable).with_name("stiv")
+    ran = subprocess.run([command, "--help"], capture_output=True, text=True, check=False)
     assert ran.returncode == 0
     for name in ("samples", "curate", "stats", "train", "generate", "demo"):
         assert name in ran.stdout
@@ -31,11 +43,11 @@ def test_help_lists_the_commands() -> None:
     ],
 )
 def test_print_config_prints_json_with_the_override_and_does_nothing(
-    arguments: tuple[str, ...],
+    stiv: Stiv, arguments: tuple[str, ...]
 ) -> None:
-    ran = stiv(*arguments, "--print-config")
-    assert ran.returncode == 0, ran.stderr
-    assert "25" in json.dumps(json.loads(ran.stdout))
+    code, out, err = stiv(*arguments, "--print-config")
+    assert code == 0, err
+    assert "25" in json.dumps(json.loads(out))
 
 
 @pytest.mark.parametrize(
@@ -50,16 +62,16 @@ def test_print_config_prints_json_with_the_override_and_does_nothing(
     ],
 )
 def test_a_mistake_costs_one_line_and_exit_code_2(
-    tmp_path: Path, arguments: tuple[str, ...], line: str
+    stiv: Stiv, tmp_path: Path, arguments: tuple[str, ...], line: str
 ) -> None:
-    ran = stiv(*(argument.format(tmp=tmp_path) for argument in arguments))
-    assert ran.returncode == 2
-    (error,) = ran.stderr.strip().splitlines()
+    code, _, err = stiv(*(argument.format(tmp=tmp_path) for argument in arguments))
+    assert code == 2
+    (error,) = err.strip().splitlines()
     assert error.startswith("error: ")
     assert line.format(tmp=tmp_path) in error
 
 
-def test_a_wrong_option_is_a_usage_error() -> None:
-    ran = stiv("curate", "--sourc", "x")
-    assert ran.returncode == 2
-    assert "--sourc" in ran.stderr
+def test_a_wrong_option_is_a_usage_error(stiv: Stiv) -> None:
+    code, _, err = stiv("curate", "--sourc", "x")
+    assert code == 2
+    assert "--sourc" in err

@@ -152,6 +152,7 @@ class TestChecks:
         assert found.metadata["clips_failed"].value == 1
 
 
+@pytest.mark.slow  # the assets import Ray Data
 class TestMistakes:
     """What a user gets wrong is said in one line, before Ray has anything to do."""
 

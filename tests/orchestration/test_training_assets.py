@@ -116,6 +116,7 @@ class TestMistakes:
         with pytest.raises(dg.Failure, match="training_run"):
             training.latest_run_dir(instance, Workspace(root=str(tmp_path)))
 
+    @pytest.mark.slow  # imports Ray Train
     def test_an_unknown_stage_is_named_with_the_valid_ones(
         self, tmp_path: Path, instance: dg.DagsterInstance
     ) -> None:

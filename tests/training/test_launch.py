@@ -13,6 +13,7 @@ from training.errors import TrainError
 from training.launch import MetricsTail, fit
 
 
+@pytest.mark.slow
 def test_fit_asks_for_ray() -> None:
     # In a process of its own: here, other tests may have started Ray already.
     code = (

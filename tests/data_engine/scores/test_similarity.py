@@ -117,6 +117,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_open_clip_loads_a_checkpoint_and_embeds(
     tiny_checkpoint: Path, classifier: ImageNetClassifier, photos: dict[str, NDArray[np.uint8]]
 ) -> None:
@@ -139,6 +140,7 @@ def test_open_clip_loads_a_checkpoint_and_embeds(
     np.testing.assert_array_equal(again.embed_images([photos["cat"]]), images_ND[:1])
 
 
+@pytest.mark.slow
 def test_open_clip_names_what_it_does_not_know(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="no-such-model"):
         OpenCLIP("no-such-model", "openai")
@@ -146,6 +148,7 @@ def test_open_clip_names_what_it_does_not_know(tmp_path: Path) -> None:
         OpenCLIP("ViT-B-32", str(tmp_path / "absent.pt"))
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_downloaded_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
