@@ -96,9 +96,12 @@ CAPTIONS = pa.schema(
 
 @dataclass(frozen=True)
 class DatasetPaths:
-    """Where everything of one data set lies."""
+    """Where everything of one data set lies. The root is made absolute: workers have folders of their own."""
 
     root: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", self.root.resolve())
 
     @property
     def config(self) -> Path:

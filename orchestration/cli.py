@@ -67,14 +67,15 @@ def curate(
     if print_config:
         console.print_json(config.model_dump_json())
         return
-    from data_engine.pipeline import curate as run
-    from data_engine.ray_rows import Progress
     from data_engine.sources import list_sources
     from orchestration.summary import print_report
 
     # Before Ray starts, so that a typing error is answered at once.
     list_sources(source)
     with ray_session(ray_address), progress_reporter(console) as reporter:
+        # Only now: the session says in the environment how Ray is to behave, and Ray reads it when imported.
+        from data_engine.pipeline import curate as run
+        from data_engine.ray_rows import Progress
 
         def show(progress: Progress) -> None:
             reporter.update(progress.step, progress.done, progress.total, progress.unit)
@@ -118,9 +119,9 @@ def train(
         console.print_json(config.model_dump_json())
         return
     from orchestration.summary import print_training
-    from training.launch import fit
 
     with ray_session(ray_address), progress_reporter(console) as reporter:
+        from training.launch import fit
 
         def show(stage: str, step: int, num_steps: int, loss: float) -> None:
             reporter.update(stage, step, num_steps, f"steps, loss {loss:.4f}")

@@ -2,10 +2,12 @@
 
 import logging
 import os
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 
 LOCAL = "local"
+_CONNECT_TIMEOUT_S = 5.0
 
 
 class ClusterError(ConnectionError):
@@ -26,6 +28,10 @@ def ray_session(address: str = LOCAL, object_store_mb: int = 512) -> Generator[N
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # Its workers otherwise print notes about restarts that no user can act on.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if address != LOCAL:
+        # Ray turns token authentication on by itself; a client that does not say so is refused.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        _check_reachable(address)
     import ray
     import ray.data  # sets its own log level when it is first imported, so before ours
 
@@ -44,16 +50,32 @@ def ray_session(address: str = LOCAL, object_store_mb: int = 512) -> Generator[N
             log_to_driver=False,
         )
     else:
-        # Ray turns token authentication on by itself; a client that does not say so is refused.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
         try:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(
                 f"--ray-address {address}: cannot join that cluster ({str(error).splitlines()[0]}); "
-                "expected host:port of a running Ray head, or leave the option out"
+                "expected host:port of a running Ray head of the same version; if it uses token authentication, "
+                "export RAY_AUTH_MODE=token and have its token in ~/.ray/auth_token"
             ) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for 90 seconds."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(
+            f"--ray-address {address} is not an address; expected host:port of a running Ray head, "
+            f"such as 10.0.0.5:6379, or {LOCAL}"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"--ray-address {address}: nothing answers there ({error}); start a cluster with "
+            "`ray start --head --port 6379`, or leave the option out"
+        ) from error

@@ -21,7 +21,8 @@ def stiv(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         monkeypatch.setattr("sys.argv", ["stiv", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
-        return int(ended.value.code or 0), *capsys.readouterr()
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err
 
     return run
 
