@@ -19,7 +19,9 @@ _TIME_BASE = Fraction(1, 90_000)
 _SAME_BYTES = {"preset": "veryfast", "threads": "1", "x264-params": "asm=SSE4.2"}
 
 
-def encode_clip(record: ClipRecord, config: ShardConfig, num_threads: int = 0) -> bytes:
+def encode_clip(
+    record: ClipRecord, source_path: Path, config: ShardConfig, num_threads: int = 0
+) -> bytes:
     """The frames of the clip at training size, with the timing of the source. A key frame every second.
 
     Raises:
@@ -37,9 +39,7 @@ def encode_clip(record: ClipRecord, config: ShardConfig, num_threads: int = 0) -
         stream.width, stream.height, stream.pix_fmt = width_px, height_px, "yuv420p"
         stream.codec_context.time_base = _TIME_BASE
         stream.codec_context.gop_size = max(1, round(record.fps))
-        for frame, time_s in decode_span(
-            Path(record.source_uri), record.start_s, record.end_s, num_threads
-        ):
+        for frame, time_s in decode_span(source_path, record.start_s, record.end_s, num_threads):
             image = upright_rgb(frame, height_px, width_px, frame.rotation)
             encoded = av.VideoFrame.from_ndarray(image, format="rgb24")
             encoded.pts = round((time_s - record.start_s) / _TIME_BASE)

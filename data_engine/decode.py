@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from data_engine.config import DecodeConfig, ShotConfig
 from data_engine.container import encode_jpeg, fit_long_side, open_video, upright_rgb
 from data_engine.errors import DecodeError
-from data_engine.schema import ClipRecord, Score, SourceVideo, clip_id
+from data_engine.schema import Caption, ClipRecord, Score, SourceVideo, clip_id
 from data_engine.scores import motion, pixels
 from data_engine.shots import ShotDetector, Span, split_into_clips
 
@@ -196,6 +196,10 @@ class _Pass:
             width_px=source.width_px,
             scores=self._scores(span),
             attribution=source.attribution,
+            metadata=source.metadata,
+            captions=tuple(
+                Caption(text=text, source="original", model="source") for text in source.captions
+            ),
         )
 
     def _scores(self, span: Span) -> dict[str, Score]:
@@ -234,7 +238,7 @@ def _frames(source: SourceVideo, num_threads: int) -> Iterator[tuple[VideoFrame,
     """Frames in order of presentation; a few without a usable time are dropped, many are an error."""
     last_s = float("-inf")
     num_good = num_bad = 0
-    with open_video(Path(source.uri), num_threads) as (container, stream):
+    with open_video(Path(source.location), num_threads) as (container, stream):
         try:
             for frame in container.decode(stream):
                 if frame.pts is None or frame.time <= last_s:

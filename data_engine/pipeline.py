@@ -99,7 +99,7 @@ def probe_sources(
                 QuarantinedSource(uri=row["uri"], reason=row["reason"], detail=row["detail"])
             )
             continue
-        found = SourceVideo(**row["source"])
+        found = SourceVideo.from_json(row["source"])
         first = readable.setdefault(found.source_id, found)
         if first is not found:
             quarantined.append(
@@ -182,8 +182,13 @@ def write_shards(config: DataEngineConfig, paths: DatasetPaths, on_progress: OnP
         name: fingerprint(config.shards, [record.to_dict() for record in clips])
         for name, clips in plan.items()
     }
+    locations = {source.source_id: source.location for source in read_sources(paths.sources)}
     rows = [
-        {"name": name, "records": [record.to_json() for record in clips]}
+        {
+            "name": name,
+            "records": [record.to_json() for record in clips],
+            "locations": [locations[record.source_id] for record in clips],
+        }
         for name, clips in plan.items()
         if not _is_written(paths, name, goals[name])
     ]
@@ -220,7 +225,7 @@ def _cut(
     todo = [s for s in sources if not is_made_from(paths.cuts(s.source_id), goals[s.source_id])]
     # The longest first: a long film that starts last is what everybody waits for at the end.
     todo.sort(key=lambda source: -source.duration_s)
-    rows = [{"source_id": source.source_id, "source": asdict(source)} for source in todo]
+    rows = [{"source_id": source.source_id, "source": source.to_json()} for source in todo]
     with progress_board("cut", sum(s.duration_s for s in todo), "s", on_progress) as post:
         settings = {"config": config, "root": str(paths.root), "made_from": goals, "post": post}
         finished = map_rows(rows, CutSource, settings, key="source_id")

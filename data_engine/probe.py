@@ -37,6 +37,7 @@ def probe(source: SourceFile, config: ProbeConfig) -> SourceVideo:
         return SourceVideo(
             source_id=content_id(source.path),
             uri=source.uri,
+            location=str(source.path),
             size_bytes=size_bytes,
             codec=stream.codec_context.name,
             height_px=height_px,

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 VIDEO_MEMBER = "mp4"
 """Extension of the encoded clip inside a shard."""
@@ -44,6 +44,9 @@ class Rejection(StrEnum):
     TOO_BLURRY = "too_blurry"
     LOW_QUALITY = "low_quality"
     TOO_MUCH_TEXT = "too_much_text"
+    INCONSISTENT = "inconsistent"
+    UNSAFE = "unsafe"
+    DUPLICATE = "duplicate"
     CAPTION_MISMATCH = "caption_mismatch"
     NOT_SCORED = "not_scored"
 
@@ -68,8 +71,30 @@ class Caption:
 
     text: str
     source: str
-    """`template`, `vlm`, `endpoint`, or `original` for text that came with the source."""
+    """`template`, `vlm`, `endpoint`, `frames_then_merge`, or `original` for text that came with the source."""
     model: str
+    prompt: str | None = None
+    """What the model was asked; None where there is no prompt."""
+    num_tokens: int | None = None
+    """Tokens of the text as the model counts them; None where nobody counted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crop:
+    """A rectangle inside the display frame of a source, in its pixels."""
+
+    left_px: int
+    top_px: int
+    width_px: int
+    height_px: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Category:
+    """What kind of thing a clip shows, and the backend that says so."""
+
+    name: str
+    backend: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +102,8 @@ class ClipRecord:
     """What is known of one clip, and no more.
 
     `start_s` and `end_s` are half-open on the timeline of the source (presentation time). `height_px` and
-    `width_px` are the display size of the source, after rotation and pixel aspect ratio.
+    `width_px` are the display size of the source, after rotation and pixel aspect ratio; `crop` is the picture
+    inside its letterbox bars, None where there are none. `source_uri` says the same on every machine.
     """
 
     clip_id: str
@@ -91,9 +117,17 @@ class ClipRecord:
     width_px: int
     scores: dict[str, Score] = field(default_factory=dict[str, Score])
     captions: tuple[Caption, ...] = ()
+    crop: Crop | None = None
+    category: Category | None = None
+    subsets: tuple[str, ...] = ()
+    """Named filter sets (`FilterSets`) that the clip passes."""
+    duplicate_of: str | None = None
+    """The clip that was kept of its group of near-duplicates, if it is not this one."""
     rejected_by: Rejection | None = None
     error: str | None = None
     attribution: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict[str, str])
+    """What a manifest says of the source, as text."""
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -133,6 +167,9 @@ class ClipRecord:
             **data,
             "scores": {name: Score(**score) for name, score in data["scores"].items()},
             "captions": tuple(Caption(**caption) for caption in data["captions"]),
+            "crop": None if data["crop"] is None else Crop(**data["crop"]),
+            "category": None if data["category"] is None else Category(**data["category"]),
+            "subsets": tuple(data["subsets"]),
             "rejected_by": None if rejected_by is None else Rejection(rejected_by),
         }
         return cls(**values)
@@ -144,18 +181,51 @@ class ClipRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceVideo:
-    """A readable source video. `source_id` is a hash of its bytes, so a renamed file is the same source."""
+    """A readable source video. `source_id` is a hash of its bytes, so a renamed file is the same source.
+
+    `height_px` and `width_px` are the display size, after rotation and pixel aspect ratio.
+    """
 
     source_id: str
     uri: str
+    """Its name below `--source`, the same on every machine; it is what shards and reports show."""
+    location: str
+    """What to open: a path, an fsspec URL, or a member of a tar."""
+    other_uris: tuple[str, ...] = ()
+    """Further names under which the same bytes were found."""
     size_bytes: int
     codec: str
     height_px: int
     width_px: int
+    sample_aspect_ratio: float = 1.0
     rotation_deg: int
     fps: float
+    """Mean over the file."""
+    is_variable_rate: bool = False
+    colour_transfer: str | None = None
+    """Such as `smpte2084` or `arib-std-b67` (HDR), as FFmpeg names it; None if the file does not say."""
+    has_audio: bool = False
     duration_s: float
     attribution: str | None = None
+    captions: tuple[str, ...] = ()
+    """Texts that came with the source."""
+    metadata: dict[str, str] = field(default_factory=dict[str, str])
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        values: dict[str, Any] = {
+            **data,
+            "other_uris": tuple(data["other_uris"]),
+            "captions": tuple(data["captions"]),
+        }
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        return cls.from_dict(json.loads(text))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

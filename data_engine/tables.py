@@ -38,7 +38,18 @@ from data_engine.schema import SCHEMA_VERSION, ClipRecord, QuarantinedSource, So
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _SCORE = pa.struct([("value", pa.float64()), ("backend", pa.string())])
-_CAPTION = pa.struct([("text", pa.string()), ("source", pa.string()), ("model", pa.string())])
+_CAPTION = pa.struct(
+    [
+        ("text", pa.string()),
+        ("source", pa.string()),
+        ("model", pa.string()),
+        ("prompt", pa.string()),
+        ("num_tokens", pa.int64()),
+    ]
+)
+_CROP = pa.struct([(name, pa.int64()) for name in ("left_px", "top_px", "width_px", "height_px")])
+_CATEGORY = pa.struct([("name", pa.string()), ("backend", pa.string())])
+_TEXTS = pa.map_(pa.string(), pa.string())
 
 CLIPS = pa.schema(
     [
@@ -53,9 +64,14 @@ CLIPS = pa.schema(
         ("width_px", pa.int64()),
         ("scores", pa.map_(pa.string(), _SCORE)),
         ("captions", pa.list_(_CAPTION)),
+        ("crop", _CROP),
+        ("category", _CATEGORY),
+        ("subsets", pa.list_(pa.string())),
+        ("duplicate_of", pa.string()),
         ("rejected_by", pa.string()),
         ("error", pa.string()),
         ("attribution", pa.string()),
+        ("metadata", _TEXTS),
         ("schema_version", pa.int64()),
     ]
 )
@@ -63,14 +79,22 @@ SOURCES = pa.schema(
     [
         ("source_id", pa.string()),
         ("uri", pa.string()),
+        ("location", pa.string()),
+        ("other_uris", pa.list_(pa.string())),
         ("size_bytes", pa.int64()),
         ("codec", pa.string()),
         ("height_px", pa.int64()),
         ("width_px", pa.int64()),
+        ("sample_aspect_ratio", pa.float64()),
         ("rotation_deg", pa.int64()),
         ("fps", pa.float64()),
+        ("is_variable_rate", pa.bool_()),
+        ("colour_transfer", pa.string()),
+        ("has_audio", pa.bool_()),
         ("duration_s", pa.float64()),
         ("attribution", pa.string()),
+        ("captions", pa.list_(pa.string())),
+        ("metadata", _TEXTS),
     ]
 )
 QUARANTINE = pa.schema([("uri", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
@@ -258,7 +282,7 @@ def write_clips(path: Path, records: Iterable[ClipRecord], made_from: str) -> No
 
 
 def read_sources(path: Path) -> list[SourceVideo]:
-    return [SourceVideo(**row) for row in read_table(path)]
+    return [SourceVideo.from_dict(row) for row in read_table(path)]
 
 
 def read_quarantine(path: Path) -> list[QuarantinedSource]:
@@ -300,6 +324,7 @@ def _metadata(path: Path) -> dict[bytes, bytes]:
 def _check_schema_covers_record() -> None:
     # A field that is added to the record and forgotten here would be lost without a word.
     assert [f.name for f in fields(ClipRecord)] == CLIPS.names
+    assert [f.name for f in fields(SourceVideo)] == SOURCES.names
 
 
 _check_schema_covers_record()

@@ -48,7 +48,7 @@ class ProbeSource:
     def __call__(self, row: Row) -> Row:
         file = SourceFile(path=Path(row["uri"]), attribution=row["attribution"])
         try:
-            source = asdict(probe(file, self._config))
+            source = probe(file, self._config).to_json()
         except UnreadableSourceError as error:
             return {
                 "uri": row["uri"],
@@ -60,7 +60,7 @@ class ProbeSource:
 
 
 class CutSource:
-    """`source_id`, `source` -> the tables of its clips and frames; or `reason` and `detail`."""
+    """`source_id`, `source` (JSON) -> the tables of its clips and frames; or `reason` and `detail`."""
 
     def __init__(
         self, config: DataEngineConfig, root: str, made_from: dict[str, str], post: Post
@@ -72,7 +72,7 @@ class CutSource:
         self._post = post
 
     def __call__(self, row: Row) -> Row:
-        source = SourceVideo(**row["source"])
+        source = SourceVideo.from_json(row["source"])
         source_id = source.source_id
         try:
             cut = cut_source(
@@ -141,7 +141,7 @@ class DescribeClips:
 
 
 class WriteShard:
-    """`name`, `records` (JSON) -> one tar; `entry` (its index) and the clips that failed."""
+    """`name`, `records` (JSON), `locations` (of their sources) -> one tar and its receipt."""
 
     def __init__(self, config: DataEngineConfig, root: str, made_from: dict[str, str]) -> None:
         cv2.setNumThreads(1)
@@ -152,9 +152,11 @@ class WriteShard:
     def __call__(self, row: Row) -> Row:
         done: list[EncodedClip] = []
         failed: dict[str, str] = {}
-        for record in (ClipRecord.from_json(text) for text in row["records"]):
+        for text, location in zip(row["records"], row["locations"], strict=True):
+            record = ClipRecord.from_json(text)
             try:
-                done.append(EncodedClip(record, encode_clip(record, self._config)))
+                mp4 = encode_clip(record, Path(location), self._config)
+                done.append(EncodedClip(record, mp4))
             except (DecodeError, UnreadableSourceError) as error:
                 failed[record.clip_id] = str(error)
         tar = self._paths.shards / row["name"]

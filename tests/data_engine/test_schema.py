@@ -31,7 +31,7 @@ def test_a_record_survives_json() -> None:
 
 def test_a_record_of_another_version_is_refused_with_advice() -> None:
     data = json.loads(clip_record().to_json()) | {"schema_version": SCHEMA_VERSION + 1}
-    with pytest.raises(SchemaError, match=r"schema_version 2.*reads 1.*run the step"):
+    with pytest.raises(SchemaError, match=r"schema_version 3.*reads 2.*run the step"):
         ClipRecord.from_dict(data)
 
 
@@ -79,9 +79,9 @@ def test_a_manifest_survives_json() -> None:
 def test_the_public_fields_change_only_together_with_the_version() -> None:
     names = ",".join(f.name for f in fields(ClipRecord))
     assert (SCHEMA_VERSION, names) == (
-        1,
+        2,
         "clip_id,source_id,source_uri,start_s,end_s,fps,num_frames,height_px,width_px,scores,captions,"
-        "rejected_by,error,attribution,schema_version",
+        "crop,category,subsets,duplicate_of,rejected_by,error,attribution,metadata,schema_version",
     )
 
 

@@ -40,7 +40,7 @@ def encoded(text: str = "A cat.", start_s: float = 0.0) -> EncodedClip:
 
 def test_an_encoded_clip_holds_the_frames_of_its_span_at_training_size(tmp_path: Path) -> None:
     record = cut_film(tmp_path)[1]
-    data = encode_clip(record, ShardConfig(short_side_px=90))
+    data = encode_clip(record, tmp_path / "film.mp4", ShardConfig(short_side_px=90))
     with av.open(io.BytesIO(data), "r") as container:
         times_s = [frame.time for frame in container.decode(video=0)]
         stream = container.streams.video[0]
@@ -52,14 +52,16 @@ def test_an_encoded_clip_holds_the_frames_of_its_span_at_training_size(tmp_path:
 def test_encoding_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     record = cut_film(tmp_path)[0]
     config = ShardConfig(short_side_px=90)
-    assert encode_clip(record, config) == encode_clip(record, config)
+    assert encode_clip(record, tmp_path / "film.mp4", config) == encode_clip(
+        record, tmp_path / "film.mp4", config
+    )
 
 
 def test_a_span_that_lost_its_frames_is_an_error(tmp_path: Path) -> None:
     record = cut_film(tmp_path)[1]
     write_video(tmp_path / "film.mp4", frames_of([(moving_texture(1), 60)]), fps=24)
     with pytest.raises(DecodeError, match=r"has 24 frames now, 48 when it was cut"):
-        encode_clip(record, ShardConfig())
+        encode_clip(record, tmp_path / "film.mp4", ShardConfig())
 
 
 def test_the_same_clips_give_the_same_shard_and_its_hash(tmp_path: Path) -> None:
