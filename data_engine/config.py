@@ -3,9 +3,10 @@
 Values are plain, so that the resolved configuration can be printed and stored with every output.
 """
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 
 class _Config(BaseModel):
@@ -36,18 +37,8 @@ class ShotConfig(_Config):
     """A frame whose mean luma is below this is part of a fade to black; 0 turns fades off."""
     min_shot_s: float = Field(default=0.4, gt=0)
     """Cuts closer together than this are taken as one."""
-    min_clip_s: float = Field(default=1.0, gt=0)
-    """Shorter clips are recorded as rejected."""
     max_clip_s: float = Field(default=10.0, gt=0)
     """Longer shots are split into equal clips no longer than this."""
-
-    @model_validator(mode="after")
-    def _check_order(self) -> "ShotConfig":
-        if self.min_clip_s > self.max_clip_s:
-            raise ValueError(
-                f"min_clip_s is {self.min_clip_s}, above max_clip_s, which is {self.max_clip_s}"
-            )
-        return self
 
 
 class DecodeConfig(_Config):
@@ -59,38 +50,79 @@ class DecodeConfig(_Config):
     """Size of the frames that are kept for the later scorers and the pictures."""
     frames_per_s: float = Field(default=2.0, gt=0)
     """How often a frame is kept and motion is measured."""
+    max_stall_s: float = Field(default=300.0, gt=0)
+    """A worker whose decoder makes no progress for this long ends itself; its row is tried once more."""
 
 
 class ScoreConfig(_Config):
     """Scores that need more than the decode pass; computed for clips that passed the cheap filters."""
 
+    frame_scorers: tuple[Literal["quality", "text", "embedding", "aesthetic"], ...] = (
+        "quality",
+        "text",
+        "embedding",
+    )
+    """Scorers of kept frames. `aesthetic` needs open_clip weights and a head."""
+    embedding: Literal["lite0", "open_clip"] = "lite0"
+    """Frame features for consistency and duplicates. `lite0` is embedded (ImageNet)."""
     similarity: Literal["conse", "open_clip"] = "conse"
     """Image-text backend. `conse` is embedded and is not CLIP; `open_clip` needs its weights."""
     open_clip_model: str = "ViT-L-14"
     open_clip_pretrained: str = "datacomp_xl_s13b_b90k"
     """A tag that open_clip knows, or the path of a checkpoint."""
+    aesthetic_head: str = ""
+    """A safetensors file with `weight` and `bias` of a linear head over the open_clip embedding (LAION)."""
+
+
+def _check_limit(limit: float | str) -> float | str:
+    if isinstance(limit, str) and not re.fullmatch(r"p(\d{1,2}(\.\d+)?|100)", limit):
+        raise ValueError("expected a number, a percentile such as p20, or null")
+    return limit
+
+
+Limit = Annotated[float | str, AfterValidator(_check_limit)]
+"""A number, or a percentile of the score over the data set, such as `p20`."""
 
 
 class FilterConfig(_Config):
     """Thresholds, in the order in which they are applied. None turns one off."""
 
-    min_height_px: int | None = 128
-    min_motion: float | None = 0.003
+    min_duration_s: Limit | None = 1.0
+    min_height_px: Limit | None = 128.0
+    min_aspect: Limit | None = None
+    """Width over height: below 1 is portrait."""
+    max_aspect: Limit | None = None
+    min_motion: Limit | None = 0.003
     """Median optical flow in frame diagonals a second; below is a still picture."""
-    max_motion: float | None = 1.0
-    min_luminance: float | None = 0.06
+    max_motion: Limit | None = 1.0
+    min_luminance: Limit | None = 0.06
     """Mean luma, 0 to 1."""
-    max_luminance: float | None = 0.94
-    min_sharpness: float | None = 8.0
+    max_luminance: Limit | None = 0.94
+    min_sharpness: Limit | None = 8.0
     """Variance of the Laplacian of luma (0 to 255) at `decode.frame_long_side_px`."""
-    max_brisque: float | None = 75.0
+    max_brisque: Limit | None = 75.0
     """BRISQUE, about 0 (pristine) to 100 (bad)."""
-    max_text_area: float | None = 0.02
+    min_technical_quality: Limit | None = None
+    """0 to 1, embedded; not an aesthetic score."""
+    min_aesthetic: Limit | None = None
+    """LAION aesthetic head over open_clip, about 1 to 10."""
+    max_text_area: Limit | None = 0.02
     """Share of the frame that is covered by read text."""
-    min_conse_similarity: float | None = None
+    min_consistency: Limit | None = None
+    """Least cosine between the features of the first, middle and last frame; a missed cut makes it small."""
+    min_conse_similarity: Limit | None = None
     """Caption against frames, cosine of the embedded ConSE backend."""
-    min_clip_similarity: float | None = None
+    min_clip_similarity: Limit | None = None
     """Caption against frames, cosine of an open_clip model."""
+
+
+class DuplicateConfig(_Config):
+    """Near-duplicates among the clips that the filters kept."""
+
+    max_similarity: float | None = Field(default=0.985, gt=0, le=1)
+    """Cosine of mean frame features above which two clips are copies; None keeps all."""
+    within_source: bool = False
+    """Compare clips of one source too. The parts of a long shot look alike, so that only one of them is left."""
 
 
 class CaptionConfig(_Config):
@@ -105,10 +137,21 @@ class ShardConfig(_Config):
     """Clips are scaled down to this short side; smaller ones keep their size."""
     crf: int = Field(default=18, ge=0, le=51)
     """x264 constant rate factor: lower is better and larger."""
-    max_clips: int = Field(default=64, ge=1)
+    duration_edges_s: tuple[float, ...] = (2.0, 5.0, 10.0)
+    """Clips are bucketed by length between these."""
+    max_clips: int = Field(default=1024, ge=1)
     """Clips in one shard."""
-    max_duration_s: float = Field(default=600.0, gt=0)
-    """Seconds of video in one shard."""
+    max_bytes: int = Field(default=256 * 2**20, ge=2**16)
+    """Size of one shard; the last one of a bucket is smaller, and a larger single clip has its own."""
+    keep_encoded: bool = True
+    """Keep the encoded clips beside the shards, so that another choice of clips encodes nothing twice."""
+
+    @field_validator("duration_edges_s")
+    @classmethod
+    def _check_edges(cls, edges: tuple[float, ...]) -> tuple[float, ...]:
+        if not edges or list(edges) != sorted({e for e in edges if e > 0}):
+            raise ValueError("expected one or more increasing positive numbers of seconds")
+        return edges
 
 
 class DataEngineConfig(_Config):
@@ -119,5 +162,8 @@ class DataEngineConfig(_Config):
     shots: ShotConfig = ShotConfig()
     scores: ScoreConfig = ScoreConfig()
     filters: FilterConfig = FilterConfig()
+    subsets: dict[str, FilterConfig] = {}
+    """Stricter sets for later stages of training, by name: each kept clip lists those that it passes."""
+    duplicates: DuplicateConfig = DuplicateConfig()
     captions: CaptionConfig = CaptionConfig()
     shards: ShardConfig = ShardConfig()

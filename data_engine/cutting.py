@@ -12,6 +12,9 @@ from data_engine.decode import decode_span
 from data_engine.errors import DecodeError
 from data_engine.schema import ClipRecord
 
+ENCODER_VERSION = "x264-veryfast-v2"
+"""Changes with everything below that changes the bytes of a clip."""
+
 # Fine enough for every frame rate in use, and what MPEG has always used.
 _TIME_BASE = Fraction(1, 90_000)
 # One thread: the bytes do not depend on the number of cores. SSE4.2: the same bytes on every x86 machine; with AVX-512

@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 from data_engine.config import DecodeConfig, ShotConfig
 from data_engine.container import encode_jpeg, fit_long_side, open_video, upright_rgb
 from data_engine.errors import DecodeError
-from data_engine.schema import Caption, ClipRecord, Score, SourceVideo, clip_id
+from data_engine.schema import ClipRecord, Score, SourceVideo, clip_id
 from data_engine.scores import motion, pixels
 from data_engine.shots import ShotDetector, Span, split_into_clips
+
+CUT_VERSION = f"shots-v1+{motion.BACKEND}+{pixels.LUMINANCE_BACKEND}+{pixels.SHARPNESS_BACKEND}"
+"""Changes with the code of the decode pass, so that its tables are made again."""
 
 # Motion is measured over at least this long, because animation often shows each picture for two frames.
 _MIN_FLOW_INTERVAL_S = 0.1
@@ -197,9 +200,7 @@ class _Pass:
             scores=self._scores(span),
             attribution=source.attribution,
             metadata=source.metadata,
-            captions=tuple(
-                Caption(text=text, source="original", model="source") for text in source.captions
-            ),
+            captions=source.original_captions(),
         )
 
     def _scores(self, span: Span) -> dict[str, Score]:

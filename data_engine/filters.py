@@ -3,81 +3,118 @@
 Scores are computed once; a decision is a pure function of them and costs nothing to take again.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from data_engine.config import DataEngineConfig, FilterConfig
+import numpy as np
+
+from data_engine.config import FilterConfig
 from data_engine.schema import ClipRecord, Rejection
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """One limit on one score. `is_minimum` says on which side of it clips are kept."""
+    """One limit on one score: `field` of `FilterConfig`, whose prefix says on which side clips are kept."""
 
+    field: str
     score: str
-    limit: Callable[[FilterConfig], float | None]
-    is_minimum: bool
     rejection: Rejection
+
+    @property
+    def is_minimum(self) -> bool:
+        return self.field.startswith("min_")
+
+    def limit(self, filters: FilterConfig) -> float | str | None:
+        return getattr(filters, self.field)
 
     def is_violated(self, value: float, limit: float) -> bool:
         return value < limit if self.is_minimum else value > limit
 
 
+SIZE_THRESHOLDS = (
+    Threshold("min_duration_s", "duration_s", Rejection.TOO_SHORT),
+    Threshold("min_height_px", "height_px", Rejection.TOO_SMALL),
+    Threshold("min_aspect", "aspect", Rejection.WRONG_SHAPE),
+    Threshold("max_aspect", "aspect", Rejection.WRONG_SHAPE),
+)
+"""Over what every clip knows of itself."""
+
 CHEAP_THRESHOLDS = (
-    Threshold("motion", lambda f: f.min_motion, True, Rejection.TOO_STATIC),
-    Threshold("motion", lambda f: f.max_motion, False, Rejection.TOO_SHAKY),
-    Threshold("luminance", lambda f: f.min_luminance, True, Rejection.TOO_DARK),
-    Threshold("luminance", lambda f: f.max_luminance, False, Rejection.TOO_BRIGHT),
-    Threshold("sharpness", lambda f: f.min_sharpness, True, Rejection.TOO_BLURRY),
+    Threshold("min_motion", "motion", Rejection.TOO_STATIC),
+    Threshold("max_motion", "motion", Rejection.TOO_SHAKY),
+    Threshold("min_luminance", "luminance", Rejection.TOO_DARK),
+    Threshold("max_luminance", "luminance", Rejection.TOO_BRIGHT),
+    Threshold("min_sharpness", "sharpness", Rejection.TOO_BLURRY),
 )
 """Over scores of the decode pass."""
 
-EXPENSIVE_THRESHOLDS = (
-    Threshold("brisque", lambda f: f.max_brisque, False, Rejection.LOW_QUALITY),
-    Threshold("text_area", lambda f: f.max_text_area, False, Rejection.TOO_MUCH_TEXT),
+FRAME_THRESHOLDS = (
+    Threshold("max_brisque", "brisque", Rejection.LOW_QUALITY),
+    Threshold("min_technical_quality", "technical_quality", Rejection.LOW_QUALITY),
+    Threshold("min_aesthetic", "aesthetic", Rejection.LOW_QUALITY),
+    Threshold("max_text_area", "text_area", Rejection.TOO_MUCH_TEXT),
+    Threshold("min_consistency", "consistency", Rejection.INCONSISTENT),
 )
-"""Over scores that are computed only for clips which the cheap ones kept."""
+"""Over scores of kept frames, which are computed only for clips that the cheap ones kept."""
 
 CAPTION_THRESHOLDS = (
-    Threshold(
-        "conse_similarity", lambda f: f.min_conse_similarity, True, Rejection.CAPTION_MISMATCH
-    ),
-    Threshold("clip_similarity", lambda f: f.min_clip_similarity, True, Rejection.CAPTION_MISMATCH),
+    Threshold("min_conse_similarity", "conse_similarity", Rejection.CAPTION_MISMATCH),
+    Threshold("min_clip_similarity", "clip_similarity", Rejection.CAPTION_MISMATCH),
 )
 """Over scores that need a caption."""
 
-ALL_THRESHOLDS = (*CHEAP_THRESHOLDS, *EXPENSIVE_THRESHOLDS, *CAPTION_THRESHOLDS)
+BEFORE_FRAMES = (*SIZE_THRESHOLDS, *CHEAP_THRESHOLDS)
+BEFORE_CAPTIONS = (*BEFORE_FRAMES, *FRAME_THRESHOLDS)
+ALL_THRESHOLDS = (*BEFORE_CAPTIONS, *CAPTION_THRESHOLDS)
 
 
-def judge(
-    record: ClipRecord, config: DataEngineConfig, thresholds: Iterable[Threshold]
-) -> ClipRecord:
-    """The record with the first reason that applies, or with none. A failed clip stays failed."""
-    if record.error is not None:
-        return record
-    rejection = _wrong_size(record, config) or _out_of_bounds(record, config.filters, thresholds)
-    return replace(record, rejected_by=rejection)
+def measured(record: ClipRecord, score: str) -> float | None:
+    """A score of a clip, or one of the facts that every clip knows of itself."""
+    if score == "duration_s":
+        return record.duration_s
+    if score == "height_px":
+        return float(record.height_px)
+    if score == "aspect":
+        return record.width_px / record.height_px
+    return record.score(score)
 
 
-def _wrong_size(record: ClipRecord, config: DataEngineConfig) -> Rejection | None:
-    if record.duration_s < config.shots.min_clip_s:
-        return Rejection.TOO_SHORT
-    min_height_px = config.filters.min_height_px
-    if min_height_px is not None and record.height_px < min_height_px:
-        return Rejection.TOO_SMALL
-    return None
-
-
-def _out_of_bounds(
-    record: ClipRecord, config: FilterConfig, thresholds: Iterable[Threshold]
+def rejection(
+    record: ClipRecord, filters: FilterConfig, thresholds: Iterable[Threshold]
 ) -> Rejection | None:
+    """The first reason that applies; limits must be numbers (`resolve_percentiles`)."""
     for threshold in thresholds:
-        limit = threshold.limit(config)
+        limit = threshold.limit(filters)
         if limit is None:
             continue
-        value = record.score(threshold.score)
+        assert not isinstance(limit, str), f"{threshold.field} is still a percentile: {limit}"
+        value = measured(record, threshold.score)
         if value is None:
             return Rejection.NOT_SCORED
         if threshold.is_violated(value, limit):
             return threshold.rejection
     return None
+
+
+def judge(record: ClipRecord, filters: FilterConfig, thresholds: Iterable[Threshold]) -> ClipRecord:
+    """The record with the first reason that applies, or with none. A failed clip stays failed."""
+    if record.error is not None:
+        return record
+    return replace(record, rejected_by=rejection(record, filters, thresholds))
+
+
+def resolve_percentiles(
+    filters: FilterConfig, records: Sequence[ClipRecord], thresholds: Iterable[Threshold]
+) -> FilterConfig:
+    """The filters with each percentile (`p20`) replaced by that percentile of the score over these clips.
+
+    A percentile of a score that no clip has is turned off.
+    """
+    numbers: dict[str, float | None] = {}
+    for threshold in thresholds:
+        limit = threshold.limit(filters)
+        if isinstance(limit, str):
+            values = [v for r in records if (v := measured(r, threshold.score)) is not None]
+            percent = float(limit.removeprefix("p"))
+            numbers[threshold.field] = float(np.percentile(values, percent)) if values else None
+    return filters.model_copy(update=numbers)

@@ -40,10 +40,14 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What came back, and the keys of the rows whose worker process died twice."""
+    """What came back, and the rows (or parts of rows) whose worker process died twice."""
 
     rows: list[Row]
-    crashed: list[str]
+    crashed: list[Row]
+
+
+def _whole(row: Row) -> list[Row]:
+    return [row]
 
 
 def map_rows(
@@ -52,11 +56,13 @@ def map_rows(
     settings: dict[str, Any],
     *,
     key: str,
+    split: Callable[[Row], list[Row]] = _whole,
     on_row: Callable[[Row], None] = lambda _: None,
 ) -> Finished:
     """Every row through `worker(**settings)`, in as many processes as the cluster has CPUs.
 
-    `key` names the column that identifies a row; workers must hand it back unchanged.
+    `key` names the column that identifies a row; workers must hand it back unchanged. A row that killed its
+    worker is tried again in the parts that `split` makes of it, so that one bad clip does not cost its neighbours.
     """
     if not rows:
         return Finished([], [])
@@ -65,15 +71,14 @@ def map_rows(
         on_row(row)
         finished.append(row)
     back = {row[key] for row in finished}
-    crashed: list[str] = []
-    for row in rows:
-        if row[key] not in back:
-            again = _run_alone(row, worker, settings)
-            if again is None:
-                crashed.append(row[key])
-            else:
-                on_row(again)
-                finished.append(again)
+    crashed: list[Row] = []
+    for part in (part for row in rows if row[key] not in back for part in split(row)):
+        again = _run_alone(part, worker, settings)
+        if again is None:
+            crashed.append(part)
+        else:
+            on_row(again)
+            finished.append(again)
     return Finished(finished, crashed)
 
 
@@ -83,6 +88,9 @@ def _dataset(
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = -1
     context.enable_progress_bars = False
+    # Ray would stop the job when no block moves for half an hour, as with one long film. What hangs ends itself
+    # (`workers.ends_if_stuck`).
+    context.execution_no_progress_timeout_s = -1
     num_workers = max(1, min(len(rows), int(ray.cluster_resources().get("CPU", 1))))
     dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows))
     with warnings.catch_warnings():

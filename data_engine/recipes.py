@@ -8,8 +8,8 @@ from data_engine.config import DataEngineConfig, FilterConfig, ScoreConfig, Shar
 def demo() -> DataEngineConfig:
     """Runs on a laptop with the embedded models; small clips, to train a tiny model on."""
     return DataEngineConfig(
-        shots=ShotConfig(min_clip_s=1.0, max_clip_s=5.0),
-        shards=ShardConfig(short_side_px=144, max_clips=32),
+        shots=ShotConfig(max_clip_s=5.0),
+        shards=ShardConfig(short_side_px=144, max_clips=32, duration_edges_s=(2.0, 5.0)),
     )
 
 
@@ -20,10 +20,12 @@ def stiv_256() -> DataEngineConfig:
     image-text score is that of an open_clip model, whose weights must be at hand.
     """
     return DataEngineConfig(
-        shots=ShotConfig(min_clip_s=2.5, max_clip_s=10.0),
+        shots=ShotConfig(max_clip_s=10.0),
         scores=ScoreConfig(similarity="open_clip"),
-        filters=FilterConfig(min_height_px=256, min_clip_similarity=0.15),
-        shards=ShardConfig(short_side_px=288, max_clips=256),
+        filters=FilterConfig(
+            min_duration_s=2.5, min_height_px=256.0, min_consistency=0.6, min_clip_similarity=0.15
+        ),
+        shards=ShardConfig(short_side_px=288),
     )
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from data_engine import plots
 from data_engine.config import DataEngineConfig
 from data_engine.errors import TableError
-from data_engine.filters import ALL_THRESHOLDS, Threshold
+from data_engine.filters import ALL_THRESHOLDS, Threshold, measured, resolve_percentiles
 from data_engine.schema import MANIFEST_NAME, ClipRecord, ClipStatus, Rejection, ShardManifest
 from data_engine.tables import (
     DatasetPaths,
@@ -66,6 +66,15 @@ class RunReport:
         return asdict(self)
 
 
+def count_cut(paths: DatasetPaths) -> int:
+    """Clips in the tables of the decode pass, which all later tables are made from."""
+    quarantined = {source.uri for source in read_quarantine(paths)}
+    cuts = (
+        paths.cuts(s.source_id) for s in read_sources(paths.sources) if s.uri not in quarantined
+    )
+    return sum(pq.read_metadata(path).num_rows for path in cuts)
+
+
 def summarize(paths: DatasetPaths, clips: Sequence[ClipRecord] | None = None) -> RunReport:
     """Count what the tables of a data set hold. `clips` stands in for all clips as they are now.
 
@@ -81,8 +90,8 @@ def summarize(paths: DatasetPaths, clips: Sequence[ClipRecord] | None = None) ->
     )
     return RunReport(
         num_sources=len(sources),
-        num_quarantined=len(read_quarantine(paths.quarantine)),
-        num_clips=len(clips),
+        num_quarantined=len(read_quarantine(paths)),
+        num_clips=count_cut(paths),
         num_kept=by_status[ClipStatus.KEPT],
         num_rejected=by_status[ClipStatus.REJECTED],
         num_failed=by_status[ClipStatus.FAILED],
@@ -151,7 +160,7 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
     report = summarize(paths, clips)
     pictures = {
         "funnel.png": plots.funnel(report.funnel()),
-        "histograms.png": plots.histograms(_panels(config, clips)),
+        "histograms.png": plots.histograms(score_panels(config, clips)),
         "kept.jpg": kept_sheet(paths, clips),
         "rejected.jpg": rejected_sheet(paths, clips),
     }
@@ -165,7 +174,7 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
     )
     page = environment.get_template("report.html").render(
         report=report,
-        quarantine=read_quarantine(paths.quarantine),
+        quarantine=read_quarantine(paths),
         examples=[c for c in clips if c.status is ClipStatus.KEPT][:_MAX_EXAMPLES],
         backends=_backends(clips),
         attributions=sorted({c.attribution for c in clips if c.attribution}),
@@ -198,19 +207,21 @@ def _jpegs(paths: DatasetPaths, clips: Sequence[ClipRecord]) -> dict[str, list[b
     return jpegs
 
 
-def _panels(
+def score_panels(
     config: DataEngineConfig, clips: Sequence[ClipRecord]
 ) -> dict[str, tuple[list[float], list[str], list[float]]]:
+    """For each score: its values, its limits in words, and the limits as numbers. For `plots.histograms`."""
+    filters = resolve_percentiles(config.filters, clips, ALL_THRESHOLDS)
     thresholds: dict[str, list[Threshold]] = {}
     for threshold in ALL_THRESHOLDS:
         thresholds.setdefault(threshold.score, []).append(threshold)
     panels: dict[str, tuple[list[float], list[str], list[float]]] = {}
     for score, limits in thresholds.items():
-        values = [value for clip in clips if (value := clip.score(score)) is not None]
+        values = [value for clip in clips if (value := measured(clip, score)) is not None]
         set_limits = [
             (threshold.is_minimum, limit)
             for threshold in limits
-            if (limit := threshold.limit(config.filters)) is not None
+            if isinstance(limit := threshold.limit(filters), int | float)
         ]
         if values:
             kept = [f"{'>=' if is_minimum else '<='} {limit:g}" for is_minimum, limit in set_limits]

@@ -37,6 +37,7 @@ class Rejection(StrEnum):
 
     TOO_SHORT = "too_short"
     TOO_SMALL = "too_small"
+    WRONG_SHAPE = "wrong_shape"
     TOO_STATIC = "too_static"
     TOO_SHAKY = "too_shaky"
     TOO_DARK = "too_dark"
@@ -211,6 +212,9 @@ class SourceVideo:
     """Texts that came with the source."""
     metadata: dict[str, str] = field(default_factory=dict[str, str])
 
+    def original_captions(self) -> tuple[Caption, ...]:
+        return tuple(Caption(text=t, source="original", model="source") for t in self.captions)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
 
@@ -255,9 +259,10 @@ class ShardSample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardEntry:
-    """One tar of a data set, with the index of its members."""
+    """One tar of a data set, with the index of its members. `bucket` names what its clips have in common."""
 
     name: str
+    bucket: str
     sha256: str
     size_bytes: int
     samples: tuple[ShardSample, ...]

@@ -5,12 +5,16 @@ A data set is a folder::
     config.json               the resolved configuration
     sources.parquet           readable source videos
     quarantine.parquet        sources that could not be read, with the reason
+    undecodable.parquet       sources that stopped decoding later, with the reason
     cuts/<source_id>.parquet  what the decode pass of one source found; its frames lie beside it
-    scores/*.parquet          append-only: what the expensive scorers said, keyed by clip and scorer
+    scores/*.parquet          append-only: what the scorers of frames said, by clip, scorer and version
     captions/*.parquet        append-only: captions and their agreement with the frames
-    scored_clips.parquet      every clip with its scores and the decision so far
-    captioned_clips.parquet   the clips that were kept, with captions
-    sharded_clips.parquet     the clips that were still kept, after encoding
+    encoded/??/*.mp4          survivors at training size; may be deleted once the shards are written
+    scored_clips.parquet      every clip with its scores, no decision
+    filtered_clips.parquet    every clip with the decision of the filters
+    deduplicated_clips.parquet  those that were kept; near-duplicates rejected
+    captioned_clips.parquet   those that were still kept, with captions
+    sharded_clips.parquet     those that were still kept, after encoding
     shards/                   WebDataset tars and manifest.json
     report/                   index.html and its pictures
 
@@ -22,7 +26,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -103,9 +107,10 @@ SCORES = pa.schema(
     [
         ("clip_id", pa.string()),
         ("scorer", pa.string()),
-        ("backend", pa.string()),
-        ("value", pa.float64()),
+        ("version", pa.string()),
+        ("scores", pa.map_(pa.string(), _SCORE)),
         ("texts", pa.list_(pa.string())),
+        ("embedding", pa.list_(pa.float32())),
     ]
 )
 CAPTIONS = pa.schema(
@@ -139,6 +144,10 @@ class DatasetPaths:
     def quarantine(self) -> Path:
         return self.root / "quarantine.parquet"
 
+    @property
+    def undecodable(self) -> Path:
+        return self.root / "undecodable.parquet"
+
     def cuts(self, source_id: str) -> Path:
         return self.root / "cuts" / f"{source_id}.parquet"
 
@@ -156,6 +165,18 @@ class DatasetPaths:
     @property
     def scored_clips(self) -> Path:
         return self.root / "scored_clips.parquet"
+
+    @property
+    def filtered_clips(self) -> Path:
+        return self.root / "filtered_clips.parquet"
+
+    @property
+    def deduplicated_clips(self) -> Path:
+        return self.root / "deduplicated_clips.parquet"
+
+    def encoded(self, made_from: str) -> Path:
+        """The MP4 file of one clip. Spread over folders, since there may be millions."""
+        return self.root / "encoded" / made_from[:2] / f"{made_from}.mp4"
 
     @property
     def captioned_clips(self) -> Path:
@@ -265,10 +286,13 @@ def read_table(path: Path, columns: list[str] | None = None) -> list[dict[str, A
     return pq.read_table(path, columns=columns).to_pylist(maps_as_pydicts="strict")
 
 
-def read_parts(folder: Path, made_from: str) -> list[dict[str, Any]]:
+def read_parts(
+    folder: Path, made_from: str, columns: list[str] | None = None
+) -> Iterator[dict[str, Any]]:
     """The rows of an append-only table: of its parts, those that were made from exactly this."""
-    parts = sorted(folder.glob("*.parquet"))
-    return [row for part in parts if is_made_from(part, made_from) for row in read_table(part)]
+    for part in sorted(folder.glob("*.parquet")):
+        if is_made_from(part, made_from):
+            yield from read_table(part, columns)
 
 
 def read_clips(path: Path) -> list[ClipRecord]:
@@ -285,8 +309,10 @@ def read_sources(path: Path) -> list[SourceVideo]:
     return [SourceVideo.from_dict(row) for row in read_table(path)]
 
 
-def read_quarantine(path: Path) -> list[QuarantinedSource]:
-    return [QuarantinedSource(**row) for row in read_table(path)]
+def read_quarantine(paths: DatasetPaths) -> list[QuarantinedSource]:
+    """Sources that gave no clips, with the reason: unreadable ones and those that stopped decoding."""
+    tables = [path for path in (paths.quarantine, paths.undecodable) if path.exists()]
+    return [QuarantinedSource(**row) for path in tables for row in read_table(path)]
 
 
 def rows_of(records: Iterable[SourceVideo | QuarantinedSource]) -> list[dict[str, Any]]:
@@ -297,10 +323,10 @@ def load_clips(paths: DatasetPaths) -> list[ClipRecord]:
     """Every clip that was cut, each as the last step that touched it left it.
 
     Raises:
-        TableError: the clips were never scored.
+        TableError: the clips were never filtered.
     """
-    latest = {record.clip_id: record for record in read_clips(paths.scored_clips)}
-    for path in (paths.captioned_clips, paths.sharded_clips):
+    latest = {record.clip_id: record for record in read_clips(paths.filtered_clips)}
+    for path in (paths.deduplicated_clips, paths.captioned_clips, paths.sharded_clips):
         if path.exists():
             # A later table may be older than an earlier one; then only its still known clips count.
             latest.update({r.clip_id: r for r in read_clips(path) if _follows(latest, r)})

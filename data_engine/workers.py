@@ -4,7 +4,10 @@ A row carries ids and paths. What a worker makes it writes itself, under a name 
 that running a row twice does no harm.
 """
 
-from collections.abc import Callable, Sequence
+import faulthandler
+import json
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,14 +25,21 @@ from data_engine.describing import ClipFrames, Describer
 from data_engine.errors import DecodeError, RowError, UnreadableSourceError
 from data_engine.probe import probe
 from data_engine.schema import ClipRecord, SourceVideo
-from data_engine.scoring import FRAME_SCORERS, FrameScorers
-from data_engine.shard_writer import EncodedClip, ShardReceipt, write_receipt, write_shard
+from data_engine.scoring import FrameScorers, scorer_versions
+from data_engine.shard_writer import (
+    EncodedClip,
+    ShardReceipt,
+    remove_receipt,
+    write_receipt,
+    write_shard,
+)
 from data_engine.sources import SourceFile
 from data_engine.tables import (
     CAPTIONS,
     FRAMES,
     SCORES,
     DatasetPaths,
+    write_atomically,
     write_clips,
     write_table,
 )
@@ -37,6 +47,23 @@ from data_engine.tables import (
 Row = dict[str, Any]
 Post = Callable[[str, float], None]
 """Told the key of a row and how much of it is done."""
+
+
+@contextmanager
+def ends_if_stuck(max_stall_s: float) -> Generator[Callable[[], None]]:
+    """End this process if it is stuck in a codec: unless the function it gives is called every so often.
+
+    Nothing softer can leave a C library that does not return; the row is then treated like one that crashed.
+    """
+
+    def still_alive() -> None:
+        faulthandler.dump_traceback_later(max_stall_s, exit=True)
+
+    still_alive()
+    try:
+        yield still_alive
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 class ProbeSource:
@@ -75,16 +102,19 @@ class CutSource:
         source = SourceVideo.from_json(row["source"])
         source_id = source.source_id
         try:
-            cut = cut_source(
-                source,
-                self._config.shots,
-                self._config.decode,
-                on_progress=lambda time_s: self._post(source_id, time_s),
-            )
+            with ends_if_stuck(self._config.decode.max_stall_s) as still_alive:
+
+                def show(time_s: float) -> None:
+                    still_alive()
+                    self._post(source_id, time_s)
+
+                cut = cut_source(source, self._config.shots, self._config.decode, on_progress=show)
         except RowError as error:
             reason = error.reason if isinstance(error, UnreadableSourceError) else "undecodable"
             return {"source_id": source_id, "reason": reason, "detail": str(error)}
         made_from = self._made_from[source_id]
+        # An older table must not vouch for the new frames.
+        self._paths.cuts(source_id).unlink(missing_ok=True)
         # The clips last: their table says that the frames are complete as well.
         frames = (asdict(frame) for frame in cut.frames)
         write_table(self._paths.frames(source_id), frames, FRAMES, made_from)
@@ -96,26 +126,33 @@ class CutSource:
 class ScoreFrames:
     """`key`, `source_id`, `clip_ids`, `scorers` -> one part of the score table."""
 
-    def __init__(self, root: str, made_from: str) -> None:
+    def __init__(self, config: DataEngineConfig, root: str, made_from: str) -> None:
         self._paths = DatasetPaths(Path(root))
         self._made_from = made_from
-        self._scorers = FrameScorers()
+        self._versions = scorer_versions(config.scores)
+        self._scorers = FrameScorers(config.scores)
 
     def __call__(self, row: Row) -> Row:
         images = _read_images(self._paths, row["source_id"], row["clip_ids"])
         scores = [
-            {
-                "clip_id": clip_id,
-                "scorer": scorer,
-                "backend": FRAME_SCORERS[scorer],
-                **asdict(self._scorers.score(scorer, images[clip_id])),
-            }
+            self._said(clip_id, scorer, images[clip_id])
             for clip_id in row["clip_ids"]
             for scorer in row["scorers"]
         ]
         part = self._paths.scores / f"{row['key']}.parquet"
         write_table(part, scores, SCORES, self._made_from)
         return {"key": row["key"], "num_clips": len(row["clip_ids"])}
+
+    def _said(self, clip_id: str, scorer: str, images: list[NDArray[np.uint8]]) -> Row:
+        found = self._scorers.score(scorer, images)
+        return {
+            "clip_id": clip_id,
+            "scorer": scorer,
+            "version": self._versions[scorer],
+            "scores": {name: asdict(score) for name, score in found.scores.items()},
+            "texts": found.texts,
+            "embedding": found.embedding_D,
+        }
 
 
 class DescribeClips:
@@ -140,30 +177,51 @@ class DescribeClips:
         return {"key": row["key"], "num_clips": len(records)}
 
 
-class WriteShard:
-    """`name`, `records` (JSON), `locations` (of their sources) -> one tar and its receipt."""
+class EncodeClips:
+    """`key`, `location`, `records` (JSON), `files` -> one MP4 for each clip; `failed`: clip id -> why, as JSON."""
 
-    def __init__(self, config: DataEngineConfig, root: str, made_from: dict[str, str]) -> None:
+    def __init__(self, config: DataEngineConfig) -> None:
         cv2.setNumThreads(1)
         self._config = config.shards
+        self._max_stall_s = config.decode.max_stall_s
+
+    def __call__(self, row: Row) -> Row:
+        failed: dict[str, str] = {}
+        for text, file in zip(row["records"], row["files"], strict=True):
+            record = ClipRecord.from_json(text)
+            try:
+                with ends_if_stuck(self._max_stall_s):
+                    mp4 = encode_clip(record, Path(row["location"]), self._config)
+            except (DecodeError, UnreadableSourceError) as error:
+                failed[record.clip_id] = str(error)
+                continue
+            with write_atomically(Path(file)) as opened:
+                opened.write(mp4)
+        return {
+            "key": row["key"],
+            "num_clips": len(row["records"]),
+            "failed": json.dumps(failed),
+        }
+
+
+class WriteShard:
+    """`name`, `bucket`, `records` (JSON), `files` -> one tar and its receipt."""
+
+    def __init__(self, root: str, made_from: dict[str, str]) -> None:
         self._paths = DatasetPaths(Path(root))
         self._made_from = made_from
 
     def __call__(self, row: Row) -> Row:
-        done: list[EncodedClip] = []
-        failed: dict[str, str] = {}
-        for text, location in zip(row["records"], row["locations"], strict=True):
-            record = ClipRecord.from_json(text)
-            try:
-                mp4 = encode_clip(record, Path(location), self._config)
-                done.append(EncodedClip(record, mp4))
-            except (DecodeError, UnreadableSourceError) as error:
-                failed[record.clip_id] = str(error)
+        clips = [
+            EncodedClip(ClipRecord.from_json(text), Path(file), Path(file).stat().st_size)
+            for text, file in zip(row["records"], row["files"], strict=True)
+        ]
         tar = self._paths.shards / row["name"]
+        remove_receipt(tar)
         # The receipt last: it says that the tar is whole.
-        entry = write_shard(tar, done)
-        write_receipt(tar, ShardReceipt(self._made_from[row["name"]], entry, failed))
-        return {"name": row["name"], "num_clips": len(done)}
+        entry = write_shard(tar, row["bucket"], clips)
+        write_receipt(tar, ShardReceipt(self._made_from[row["name"]], entry))
+        return {"name": row["name"], "num_clips": len(clips)}
 
 
 def _read_images(

@@ -10,28 +10,42 @@ from pathlib import Path
 import dagster as dg
 
 from data_engine.schema import MANIFEST_NAME, ClipRecord, ClipStatus, ShardManifest
-from data_engine.tables import (
-    DatasetPaths,
-    read_clips,
-    read_quarantine,
-    read_sources,
-    read_table,
+from data_engine.tables import DatasetPaths, load_clips, read_clips, read_table
+from orchestration.assets.curation import (
+    captioned_clips,
+    deduplicated_clips,
+    filtered_clips,
+    shards,
 )
-from orchestration.assets.curation import captioned_clips, scored_clips, shards
 from orchestration.assets.training import latest_run_dir, training_run
 from orchestration.reporting import clear_failures, clips_after
 from orchestration.resources import Workspace
 
 
-@dg.asset_check(asset=scored_clips, blocking=True)
-def every_cut_clip_is_scored(
+@dg.asset_check(asset=filtered_clips, blocking=True)
+def every_cut_clip_is_decided(
     context: dg.AssetCheckExecutionContext, workspace: Workspace
 ) -> dg.AssetCheckResult:
     """Kept + rejected + failed clips are the clips that were cut, no more and no fewer."""
     with clear_failures():
-        datasets = [d for d in _datasets(context, workspace) if d.scored_clips.exists()]
-        clips = [clip for d in datasets for clip in clips_after(d.scored_clips)]
-        return _adds_up(sum(map(_num_cut, datasets)), clips, num_lost=0)
+        datasets = [d for d in _datasets(context, workspace) if d.filtered_clips.exists()]
+        clips = [clip for d in datasets for clip in clips_after(d.filtered_clips)]
+        num_lost = sum(len(_ids(d.scored_clips) ^ _ids(d.filtered_clips)) for d in datasets)
+        return _adds_up(datasets, clips, num_lost)
+
+
+@dg.asset_check(asset=deduplicated_clips, blocking=True)
+def every_copy_has_its_original(
+    context: dg.AssetCheckExecutionContext, workspace: Workspace
+) -> dg.AssetCheckResult:
+    """Each clip that was dropped as a copy names a clip that is kept, and no clip was lost."""
+    with clear_failures():
+        datasets = [d for d in _datasets(context, workspace) if d.deduplicated_clips.exists()]
+        clips = [c for d in datasets for c in clips_after(d.filtered_clips, d.deduplicated_clips)]
+        kept = {clip.clip_id for clip in clips if clip.status is ClipStatus.KEPT}
+        orphans = [c for c in clips if c.duplicate_of is not None and c.duplicate_of not in kept]
+        num_lost = sum(_num_lost(d.filtered_clips, d.deduplicated_clips) for d in datasets)
+        return _adds_up(datasets, clips, num_lost + len(orphans))
 
 
 @dg.asset_check(asset=captioned_clips, blocking=True)
@@ -41,9 +55,10 @@ def every_kept_clip_is_captioned(
     """Kept + rejected + failed clips are the clips that were cut, and each that was kept came to captioning."""
     with clear_failures():
         datasets = [d for d in _datasets(context, workspace) if d.captioned_clips.exists()]
-        clips = [c for d in datasets for c in clips_after(d.scored_clips, d.captioned_clips)]
-        num_lost = sum(_num_lost(d.scored_clips, d.captioned_clips) for d in datasets)
-        return _adds_up(sum(map(_num_cut, datasets)), clips, num_lost)
+        tables = [(d.filtered_clips, d.deduplicated_clips, d.captioned_clips) for d in datasets]
+        clips = [clip for paths in tables for clip in clips_after(*paths)]
+        num_lost = sum(_num_lost(d.deduplicated_clips, d.captioned_clips) for d in datasets)
+        return _adds_up(datasets, clips, num_lost)
 
 
 @dg.asset_check(asset=shards, blocking=True)
@@ -53,11 +68,10 @@ def every_kept_clip_is_in_a_shard(
     """Kept + rejected + failed clips are the clips that were cut, and the manifest lists all that were kept."""
     with clear_failures():
         datasets = [d for d in _datasets(context, workspace) if d.sharded_clips.exists()]
-        tables = [(d.scored_clips, d.captioned_clips, d.sharded_clips) for d in datasets]
-        clips = [clip for paths in tables for clip in clips_after(*paths)]
+        clips = [clip for d in datasets for clip in load_clips(d)]
         listed = {s.clip_id for d in datasets for e in _manifest(d).shards for s in e.samples}
         kept = {clip.clip_id for clip in clips if clip.status is ClipStatus.KEPT}
-        return _adds_up(sum(map(_num_cut, datasets)), clips, num_lost=len(listed ^ kept))
+        return _adds_up(datasets, clips, num_lost=len(listed ^ kept))
 
 
 @dg.asset_check(asset=shards, blocking=True)
@@ -103,7 +117,12 @@ def _datasets(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> l
     return [workspace.dataset(run.partition_key)] if run.has_partition_key else workspace.datasets()
 
 
-def _adds_up(num_cut: int, clips: list[ClipRecord], num_lost: int) -> dg.AssetCheckResult:
+def _adds_up(
+    datasets: list[DatasetPaths], clips: list[ClipRecord], num_lost: int
+) -> dg.AssetCheckResult:
+    from data_engine.report import count_cut
+
+    num_cut = sum(map(count_cut, datasets))
     counts = Counter(clip.status for clip in clips)
     kept, rejected, failed = (
         counts[status] for status in (ClipStatus.KEPT, ClipStatus.REJECTED, ClipStatus.FAILED)
@@ -121,19 +140,14 @@ def _adds_up(num_cut: int, clips: list[ClipRecord], num_lost: int) -> dg.AssetCh
     )
 
 
-def _num_cut(paths: DatasetPaths) -> int:
-    """Clips in the tables of the decode pass, which the later tables are made from."""
-    quarantined = {source.uri for source in read_quarantine(paths.quarantine)}
-    cuts = [
-        paths.cuts(s.source_id) for s in read_sources(paths.sources) if s.uri not in quarantined
-    ]
-    return sum(len(read_table(path, columns=["clip_id"])) for path in cuts)
-
-
 def _num_lost(before: Path, after: Path) -> int:
     """Clips that one table kept and the next does not have, or the other way round."""
     kept = {clip.clip_id for clip in read_clips(before) if clip.status is ClipStatus.KEPT}
     return len(kept ^ {clip.clip_id for clip in read_clips(after)})
+
+
+def _ids(table: Path) -> set[str]:
+    return {row["clip_id"] for row in read_table(table, columns=["clip_id"])}
 
 
 def _manifest(paths: DatasetPaths) -> ShardManifest:

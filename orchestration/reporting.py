@@ -3,6 +3,7 @@
 import base64
 import io
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from orchestration.errors import USER_ERRORS
 
 if TYPE_CHECKING:
     # These import Ray, OpenCV and matplotlib, which loading the definitions must not pay for.
+    from data_engine.config import DataEngineConfig
     from data_engine.ray_rows import OnProgress, Progress
     from training.generate import GenerateResult
     from training.run_directory import TrainResult
@@ -111,11 +113,30 @@ def clip_metadata(paths: DatasetPaths, clips: Sequence[ClipRecord]) -> dict[str,
     }
 
 
+def score_metadata(config: "DataEngineConfig", clips: Sequence[ClipRecord]) -> dict[str, Any]:
+    """How many clips there are, and a report with the histogram of each score and the limits in force."""
+    from data_engine import plots
+    from data_engine.report import score_panels
+
+    failed = Counter(clip.error for clip in clips if clip.error is not None)
+    sections: dict[str, str] = {}
+    if panels := score_panels(config, clips):
+        sections["Scores"] = picture("score histograms", plots.histograms(panels))
+    if failed:
+        sections["Failed"] = table(("clips", "why"), [(n, e) for e, n in failed.items()])
+    return {
+        "report": markdown(sections),
+        "clips_cut": len(clips),
+        "clips_failed": sum(failed.values()),
+        "clip_hours": round(sum(clip.duration_s for clip in clips) / 3600, 4),
+    }
+
+
 def source_metadata(paths: DatasetPaths) -> dict[str, Any]:
     """How many sources there are, how long they are, and what each is."""
     from data_engine.tables import read_quarantine, read_sources
 
-    sources, quarantined = read_sources(paths.sources), read_quarantine(paths.quarantine)
+    sources, quarantined = read_sources(paths.sources), read_quarantine(paths)
     columns = ("source", "codec", "size", "fps", "seconds")
     rows = [
         (

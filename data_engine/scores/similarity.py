@@ -62,7 +62,8 @@ def mean_cosine(images_ND: NDArray[np.float32], text_D: NDArray[np.float32]) -> 
     return float((images_ND @ text_D).mean())
 
 
-def _unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+def unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each row scaled to length 1."""
     norms_N1 = np.linalg.norm(rows_ND, axis=1, keepdims=True)
     return (rows_ND / np.maximum(norms_N1, 1e-12)).astype(np.float32)
 
@@ -94,7 +95,7 @@ class MiniLM:
         for start in range(0, len(order), _MINILM_BATCH):
             chosen = order[start : start + _MINILM_BATCH]
             rows_MD[chosen] = self._embed_batch([texts[index] for index in chosen]).numpy()
-        return _unit_rows(rows_MD)
+        return unit_rows(rows_MD)
 
     def _embed_batch(self, texts: list[str]) -> "torch.Tensor":
         import torch
@@ -134,11 +135,11 @@ class ConSE:
         probabilities_NK = self._classifier.probabilities(images)
         smallest_kept_N1 = np.sort(probabilities_NK, axis=1)[:, -_TOP_CLASSES, None]
         weights_NK = np.where(probabilities_NK >= smallest_kept_N1, probabilities_NK, 0)
-        return _unit_rows(weights_NK @ self._labels_KD)
+        return unit_rows(weights_NK @ self._labels_KD)
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """M x 384."""
-        return _unit_rows(self._sentences.embed(texts) - self._centre_D)
+        return unit_rows(self._sentences.embed(texts) - self._centre_D)
 
 
 def open_clip_checkpoint(model: str, pretrained: str) -> Path:
@@ -185,7 +186,7 @@ class OpenCLIP:
         open_clip_checkpoint(model, pretrained)
         import open_clip
 
-        self.backend = _open_clip_backend(model, pretrained)
+        self.backend = open_clip_backend(model, pretrained)
         # By its name and not by the file: the tag also says how pictures are normalised.
         loaded: Any = open_clip.create_model_from_pretrained(model, pretrained=pretrained)
         self._model, self._preprocess = loaded[0].eval(), loaded[1]
@@ -198,17 +199,17 @@ class OpenCLIP:
 
         pixels = torch.stack([self._preprocess(Image.fromarray(image)) for image in images])
         with torch.inference_mode():
-            return _unit_rows(self._model.encode_image(pixels).float().numpy())
+            return unit_rows(self._model.encode_image(pixels).float().numpy())
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """M x D; texts longer than the context of the model are cut."""
         import torch
 
         with torch.inference_mode():
-            return _unit_rows(self._model.encode_text(self._tokenizer(list(texts))).float().numpy())
+            return unit_rows(self._model.encode_text(self._tokenizer(list(texts))).float().numpy())
 
 
-def _open_clip_backend(model: str, pretrained: str) -> str:
+def open_clip_backend(model: str, pretrained: str) -> str:
     """A file is named by its bytes: its path says nothing to another machine."""
     checkpoint = Path(pretrained)
     if not checkpoint.is_file():

@@ -6,7 +6,7 @@ A detected box counts only if it can be read: the detector alone takes round or 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -20,21 +20,30 @@ MIN_WORD_CHARACTERS = 2
 """Letters or digits that a box must hold."""
 MAX_BOXES = 16
 """Only the largest boxes of a picture are read: dense credits would take seconds."""
+EDGE_FRACTION = 0.2
+"""Of the height: text whose centre is nearer to the upper or lower edge is at that edge."""
+CORNER_FRACTION = 0.25
+"""Of the width: text at an edge whose centre is nearer to a side is in a corner."""
 DETECTION_LONG_SIDE_PX = 640
 """Larger pictures are scaled down for detection; reading uses the full picture."""
 
 _DETECTOR_SHA256 = "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f"
 _READER_SHA256 = "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884"
 
+TextPlace = Literal["middle", "edge", "corner"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextFound:
     """`area_fraction` is the share of the picture inside boxes that could be read, 0 to 1.
 
-    `texts` are their contents, from top to bottom.
+    `edge_fraction` counts only boxes in the upper or lower fifth, as subtitles are; `corner_fraction` those in a
+    corner, as logos are, which are not counted as edges. `texts` are their contents, from top to bottom.
     """
 
     area_fraction: float
+    edge_fraction: float = 0.0
+    corner_fraction: float = 0.0
     texts: tuple[str, ...]
 
 
@@ -50,6 +59,16 @@ def covered_fraction(boxes: Iterable[NDArray[np.float32]], height_px: int, width
     for corners_42 in boxes:
         cv2.fillConvexPoly(mask, np.rint(corners_42).astype(np.int32), 1)
     return float(np.count_nonzero(mask)) / mask.size
+
+
+def place(corners_42: NDArray[np.float32], height_px: int, width_px: int) -> TextPlace:
+    """Where the centre of a box lies."""
+    x, y = corners_42.mean(axis=0) / (width_px, height_px)
+    at_edge = min(y, 1 - y) < EDGE_FRACTION
+    at_side = min(x, 1 - x) < CORNER_FRACTION
+    if at_edge and at_side:
+        return "corner"
+    return "edge" if at_edge else "middle"
 
 
 def largest_boxes(boxes_N42: NDArray[np.float32], max_boxes: int) -> NDArray[np.float32]:
@@ -98,9 +117,18 @@ class TextArea:
             if is_readable(text, score):
                 boxes.append(corners_42)
                 texts.append(text)
-        height_px, width_px = image_HWC.shape[:2]
+        size = image_HWC.shape[:2]
+        places = [place(corners_42, *size) for corners_42 in boxes]
+
+        def fraction(where: TextPlace) -> float:
+            chosen = (box for box, at in zip(boxes, places, strict=True) if at == where)
+            return covered_fraction(chosen, *size)
+
         return TextFound(
-            area_fraction=covered_fraction(boxes, height_px, width_px), texts=tuple(texts)
+            area_fraction=covered_fraction(boxes, *size),
+            edge_fraction=fraction("edge"),
+            corner_fraction=fraction("corner"),
+            texts=tuple(texts),
         )
 
     def _read_box(

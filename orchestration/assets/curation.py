@@ -13,13 +13,14 @@ import dagster as dg
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from data_engine.tables import made_from
+from data_engine.tables import load_clips, made_from, read_clips
 from orchestration.partitions import source_batches
 from orchestration.reporting import (
     clear_failures,
     clip_metadata,
     clips_after,
     log_progress,
+    score_metadata,
     shard_metadata,
     source_metadata,
 )
@@ -85,9 +86,9 @@ def scored_clips(
     workspace: Workspace,
     ray: RayResource,
 ) -> dg.MaterializeResult[Any]:
-    """Every clip that was cut from the sources, with its scores and, where it was rejected, the reason.
+    """Every clip that was cut from the sources, with its scores.
 
-    Rejected clips stay in the table: a changed threshold needs no second decoding.
+    No decision is taken here: a changed threshold needs no second decoding.
     """
     from data_engine.pipeline import score_clips
 
@@ -95,11 +96,41 @@ def scored_clips(
     with clear_failures():
         engine = config.resolve()
         score_clips(engine, paths, log_progress(context))
-        shown = clip_metadata(paths, clips_after(paths.scored_clips))
+        shown = score_metadata(engine, read_clips(paths.scored_clips))
     return _result(engine, workspace, paths.scored_clips, shown)
 
 
-@_asset(deps=[scored_clips], kinds={"onnx", "ray", "parquet"})
+@_asset(deps=[scored_clips], kinds={"parquet"})
+def filtered_clips(
+    context: dg.AssetExecutionContext, config: CurationRecipe, workspace: Workspace
+) -> dg.MaterializeResult[Any]:
+    """Every clip with the decision of the filters: kept, or rejected with the first reason that applies."""
+    from data_engine.pipeline import filter_clips
+
+    paths = workspace.dataset(context.partition_key)
+    with clear_failures():
+        engine = config.resolve()
+        filter_clips(engine, paths)
+        shown = clip_metadata(paths, clips_after(paths.filtered_clips))
+    return _result(engine, workspace, paths.filtered_clips, shown)
+
+
+@_asset(deps=[filtered_clips], kinds={"faiss", "parquet"})
+def deduplicated_clips(
+    context: dg.AssetExecutionContext, config: CurationRecipe, workspace: Workspace
+) -> dg.MaterializeResult[Any]:
+    """The clips that the filters kept; of near-duplicates the best is kept, and each copy names it."""
+    from data_engine.pipeline import deduplicate_clips
+
+    paths = workspace.dataset(context.partition_key)
+    with clear_failures():
+        engine = config.resolve()
+        deduplicate_clips(engine, paths)
+        shown = clip_metadata(paths, clips_after(paths.filtered_clips, paths.deduplicated_clips))
+    return _result(engine, workspace, paths.deduplicated_clips, shown)
+
+
+@_asset(deps=[deduplicated_clips], kinds={"onnx", "ray", "parquet"})
 def captioned_clips(
     context: dg.AssetExecutionContext,
     config: CurationRecipe,
@@ -110,11 +141,11 @@ def captioned_clips(
     from data_engine.pipeline import caption_clips
 
     paths = workspace.dataset(context.partition_key)
+    tables = (paths.filtered_clips, paths.deduplicated_clips, paths.captioned_clips)
     with clear_failures():
         engine = config.resolve()
         caption_clips(engine, paths, log_progress(context))
-        clips = clips_after(paths.scored_clips, paths.captioned_clips)
-        shown = clip_metadata(paths, clips)
+        shown = clip_metadata(paths, clips_after(*tables))
     return _result(engine, workspace, paths.captioned_clips, shown)
 
 
@@ -137,8 +168,7 @@ def shards(
         engine = config.resolve()
         write_shards(engine, paths, log_progress(context))
         page = write_report(engine, paths)
-        clips = clips_after(paths.scored_clips, paths.captioned_clips, paths.sharded_clips)
-        shown = clip_metadata(paths, clips) | shard_metadata(paths)
+        shown = clip_metadata(paths, load_clips(paths)) | shard_metadata(paths)
     shown["page"] = dg.MetadataValue.path(workspace.relative(page))
     return _result(engine, workspace, paths.sharded_clips, shown)
 

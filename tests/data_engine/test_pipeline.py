@@ -1,6 +1,7 @@
 """The whole engine on small real videos, with Ray and the embedded models."""
 
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -24,7 +25,7 @@ pytestmark = [
 
 # The textures of the tests are no photographs: what BRISQUE thinks of them is not the question here.
 CONFIG = DataEngineConfig(
-    shots=ShotConfig(min_clip_s=1.0, max_clip_s=2.5),
+    shots=ShotConfig(max_clip_s=2.5),
     filters=FilterConfig(max_brisque=None),
     shards=ShardConfig(short_side_px=90, max_clips=3),
 )
@@ -64,10 +65,7 @@ def test_unreadable_and_repeated_sources_are_quarantined_with_reasons(
     curated: tuple[Path, RunReport],
 ) -> None:
     root, report = curated
-    rows = {
-        Path(q.uri).name: q.reason
-        for q in read_quarantine(DatasetPaths(root / "dataset").quarantine)
-    }
+    rows = {Path(q.uri).name: q.reason for q in read_quarantine(DatasetPaths(root / "dataset"))}
     assert report.num_sources == 2
     assert rows["broken.mp4"] == "not_a_video"
     assert [reason for name, reason in rows.items() if name != "broken.mp4"] == ["duplicate"]
@@ -111,11 +109,12 @@ def test_a_lost_part_is_made_again_with_the_same_bytes(curated: tuple[Path, RunR
     before = [tar.read_bytes() for tar in shards]
     # As after a kill between the tar and its receipt, and before the last table.
     shards[0].with_suffix(".index.json").unlink()
+    shutil.rmtree(paths.root / "encoded")
     paths.sharded_clips.unlink()
     steps: list[str] = []
     again = curate(CONFIG, str(root / "sources"), paths.root, lambda p: steps.append(p.step))
     assert again == report
-    assert set(steps) == {"shard"}
+    assert set(steps) == {"encode", "shard"}
     assert [tar.read_bytes() for tar in shards] == before
 
 
@@ -129,6 +128,8 @@ def test_a_changed_threshold_decodes_nothing_again(curated: tuple[Path, RunRepor
     assert again.rejected_by == {"too_short": 1}
     assert again.num_kept == report.num_kept + 1
     assert "cut" not in steps
+    # One clip more: the others are encoded already.
+    assert steps.count("encode") == 1
 
 
 class _Fragile:
@@ -148,7 +149,7 @@ class _Buggy:
 def test_a_row_that_kills_its_worker_costs_that_row_only() -> None:
     rows = [{"key": key} for key in ("a", "deadly", "b", "c")]
     finished = map_rows(rows, _Fragile, {}, key="key")
-    assert finished.crashed == ["deadly"]
+    assert finished.crashed == [{"key": "deadly"}]
     assert sorted(row["key"] for row in finished.rows) == ["a", "b", "c"]
 
 

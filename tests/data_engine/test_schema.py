@@ -71,7 +71,9 @@ def test_clip_ids_are_stable_distinct_and_fit_for_webdataset() -> None:
 
 def test_a_manifest_survives_json() -> None:
     sample = ShardSample(clip_id="abc", members={"mp4": ShardMember(offset=512, size_bytes=9)})
-    entry = ShardEntry(name="shard-000000.tar", sha256="00", size_bytes=2048, samples=(sample,))
+    entry = ShardEntry(
+        name="shard-000000.tar", bucket="16x9", sha256="00", size_bytes=2048, samples=(sample,)
+    )
     manifest = ShardManifest(shards=(entry,), config={"shards": {"crf": 18}})
     assert ShardManifest.from_json(manifest.to_json()) == manifest
 

@@ -54,7 +54,7 @@ def test_cut_times_follow_a_variable_frame_rate(tmp_path: Path) -> None:
 
 def test_long_shots_become_equal_clips_that_cover_them(tmp_path: Path) -> None:
     path = write_video(tmp_path / "film.mp4", frames_of([(moving_texture(1, 1.0), 150)]), fps=25)
-    clips = cut(path, ShotConfig(min_clip_s=0.5, max_clip_s=2.5)).clips
+    clips = cut(path, ShotConfig(max_clip_s=2.5)).clips
     assert [clip.num_frames for clip in clips] == [50, 50, 50]
     assert [(c.start_s, c.end_s) for c in clips] == [(0.0, 2.0), (2.0, 4.0), (4.0, 6.0)]
 

@@ -41,7 +41,7 @@ def test_a_table_knows_what_it_was_made_from(tmp_path: Path) -> None:
 
 def test_fingerprints_follow_every_field() -> None:
     config = DataEngineConfig()
-    changed = DataEngineConfig(shots=ShotConfig(min_clip_s=1.5))
+    changed = DataEngineConfig(shots=ShotConfig(max_clip_s=1.5))
     assert fingerprint(config, 1) == fingerprint(DataEngineConfig(), 1)
     assert len({fingerprint(config, 1), fingerprint(changed, 1), fingerprint(config, 2)}) == 3
 
@@ -80,7 +80,7 @@ def test_a_table_of_another_version_is_refused(tmp_path: Path) -> None:
 def test_the_last_step_that_touched_a_clip_has_the_last_word(tmp_path: Path) -> None:
     paths = DatasetPaths(tmp_path)
     kept, dark = clip_record(), clip_record(start_s=5.0, rejected_by=Rejection.TOO_DARK)
-    write_clips(paths.scored_clips, [kept, dark], "goal")
+    write_clips(paths.filtered_clips, [kept, dark], "goal")
     write_clips(paths.captioned_clips, [clip_record(captions=(caption(),))], "goal")
     write_clips(paths.sharded_clips, [clip_record(captions=(caption(),), error="gone")], "goal")
     clips = load_clips(paths)
@@ -90,7 +90,7 @@ def test_the_last_step_that_touched_a_clip_has_the_last_word(tmp_path: Path) -> 
 def test_a_stale_later_table_does_not_bring_a_rejected_clip_back(tmp_path: Path) -> None:
     paths = DatasetPaths(tmp_path)
     write_clips(paths.captioned_clips, [clip_record(captions=(caption(),))], "old goal")
-    write_clips(paths.scored_clips, [clip_record(rejected_by=Rejection.TOO_DARK)], "goal")
+    write_clips(paths.filtered_clips, [clip_record(rejected_by=Rejection.TOO_DARK)], "goal")
     assert [clip.status for clip in load_clips(paths)] == ["rejected"]
 
 

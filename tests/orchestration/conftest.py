@@ -14,9 +14,12 @@ from tests.orchestration.builders import BATCH, materialize, write_film
 CURATION = [
     curation.source_videos,
     curation.scored_clips,
+    curation.filtered_clips,
+    curation.deduplicated_clips,
     curation.captioned_clips,
     curation.shards,
-    checks.every_cut_clip_is_scored,
+    checks.every_cut_clip_is_decided,
+    checks.every_copy_has_its_original,
     checks.every_kept_clip_is_captioned,
     checks.every_kept_clip_is_in_a_shard,
     checks.every_shard_matches_its_hash,

@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from data_engine.schema import ClipRecord, ClipStatus
+from data_engine.schema import ClipRecord, ClipStatus, Rejection
 from data_engine.tables import DatasetPaths, made_from, read_clips, write_clips
 from orchestration import checks
 from orchestration.assets import curation
@@ -16,7 +16,8 @@ from orchestration.resources import RayResource, Workspace
 from tests.orchestration.builders import BATCH, materialize, metadata_of
 from tests.orchestration.conftest import CURATION, Curated
 
-CLIP_TABLES = ["scored_clips", "captioned_clips", "shards"]
+SHARD = "shard-16x9-2to5s-144p-000000.tar"
+CLIP_TABLES = ["filtered_clips", "deduplicated_clips", "captioned_clips", "shards"]
 
 needs_ray = [
     pytest.mark.ray,
@@ -38,7 +39,8 @@ class TestCurated:
     def test_every_check_passes(self, curated: Curated) -> None:
         evaluations = curated.result.get_asset_check_evaluations()
         assert {e.check_name: e.passed for e in evaluations} == {
-            "every_cut_clip_is_scored": True,
+            "every_cut_clip_is_decided": True,
+            "every_copy_has_its_original": True,
             "every_kept_clip_is_captioned": True,
             "every_kept_clip_is_in_a_shard": True,
             "every_shard_matches_its_hash": True,
@@ -57,9 +59,15 @@ class TestCurated:
         assert shown["clips_failed"] == 0
         assert shown["kept_hours"] == pytest.approx(4 / 3600, abs=1e-4)
 
+    def test_scores_are_shown_before_any_decision(self, curated: Curated) -> None:
+        shown = metadata_of(curated.result, "scored_clips")
+        assert (shown["clips_cut"], shown["clips_failed"]) == (3, 0)
+        assert "![score histograms](data:image/png;base64," in shown["report"]
+        assert len(shown["report"]) < MAX_REPORT_BYTES
+
     def test_rows_are_those_of_the_table(self, curated: Curated) -> None:
         rows = [metadata_of(curated.result, a)["dagster/row_count"] for a in CLIP_TABLES]
-        assert rows == [3, 2, 2]
+        assert rows == [3, 2, 2, 2]
 
     @pytest.mark.parametrize("asset", CLIP_TABLES)
     def test_the_report_has_pictures_and_stays_small(self, curated: Curated, asset: str) -> None:
@@ -72,7 +80,7 @@ class TestCurated:
     def test_captions_are_shown(self, curated: Curated) -> None:
         assert "## Captions" in metadata_of(curated.result, "captioned_clips")["report"]
 
-    @pytest.mark.parametrize("asset", ["source_videos", *CLIP_TABLES])
+    @pytest.mark.parametrize("asset", ["source_videos", "scored_clips", *CLIP_TABLES])
     def test_paths_are_the_same_on_every_machine(self, curated: Curated, asset: str) -> None:
         shown = metadata_of(curated.result, asset)
         assert shown["dagster/uri"].startswith(f"datasets/{BATCH}/")
@@ -116,21 +124,27 @@ class TestChecks:
         return evaluation
 
     def test_a_damaged_shard_is_found(self, paths: DatasetPaths) -> None:
-        shard = paths.shards / "shard-000000.tar"
+        shard = paths.shards / SHARD
         data = bytearray(shard.read_bytes())
         data[600] ^= 1
         shard.write_bytes(data)
         found = self.check(paths, checks.every_shard_matches_its_hash)
         assert not found.passed
-        assert f"datasets/{BATCH}/shards/shard-000000.tar" in (found.description or "")
+        assert f"datasets/{BATCH}/shards/{SHARD}" in (found.description or "")
 
     def test_an_absent_shard_is_found(self, paths: DatasetPaths) -> None:
-        (paths.shards / "shard-000000.tar").unlink()
+        (paths.shards / SHARD).unlink()
         assert not self.check(paths, checks.every_shard_matches_its_hash).passed
 
-    def test_a_clip_that_was_never_scored_is_found(self, paths: DatasetPaths) -> None:
-        rewrite(paths.scored_clips, read_clips(paths.scored_clips)[1:])
-        assert not self.check(paths, checks.every_cut_clip_is_scored).passed
+    def test_a_clip_that_was_never_decided_is_found(self, paths: DatasetPaths) -> None:
+        rewrite(paths.filtered_clips, read_clips(paths.filtered_clips)[1:])
+        assert not self.check(paths, checks.every_cut_clip_is_decided).passed
+
+    def test_a_copy_without_original_is_found(self, paths: DatasetPaths) -> None:
+        clips = read_clips(paths.deduplicated_clips)
+        orphan = replace(clips[0], rejected_by=Rejection.DUPLICATE, duplicate_of="nobody")
+        rewrite(paths.deduplicated_clips, [orphan, *clips[1:]])
+        assert not self.check(paths, checks.every_copy_has_its_original).passed
 
     def test_a_clip_that_was_never_captioned_is_found(self, paths: DatasetPaths) -> None:
         rewrite(paths.captioned_clips, read_clips(paths.captioned_clips)[1:])

@@ -110,6 +110,7 @@ def _write_shard(path: Path, samples: list[tuple[str, dict[str, bytes]]]) -> Sha
             )
     return ShardEntry(
         name=path.name,
+        bucket="16x9-0to2s-64p",
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         size_bytes=path.stat().st_size,
         samples=tuple(ShardSample(clip_id=key, members=places[key]) for key in places),

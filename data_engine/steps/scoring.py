@@ -1,0 +1,166 @@
+"""Decode once: shots, clips and cheap scores; then the scores of kept frames for the clips that the cheap ones keep."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from data_engine.config import DataEngineConfig
+from data_engine.decode import CUT_VERSION
+from data_engine.filters import BEFORE_FRAMES, judge, resolve_percentiles
+from data_engine.ray_rows import OnProgress, map_rows, progress_board
+from data_engine.schema import ClipRecord, ClipStatus, QuarantinedSource, Score, SourceVideo
+from data_engine.scoring import check_scorers, scorer_versions
+from data_engine.steps.work import CRASHED, Counter, batches, is_done, save_config, unfinished
+from data_engine.tables import (
+    QUARANTINE,
+    DatasetPaths,
+    fingerprint,
+    is_made_from,
+    made_from,
+    read_clips,
+    read_parts,
+    read_sources,
+    rows_of,
+    write_clips,
+    write_table,
+)
+from data_engine.workers import CutSource, ScoreFrames
+
+
+def score_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: OnProgress) -> None:
+    """Write the table of all clips with their scores. It holds no decision but for clips that crashed a worker."""
+    save_config(config, paths)
+    check_scorers(config.scores)
+    cheap_limits = {t.field: t.limit(config.filters) for t in BEFORE_FRAMES}
+    goal = fingerprint(
+        *("scored", made_from(paths.sources), config.shots, config.decode, CUT_VERSION),
+        *(cheap_limits, scorer_versions(config.scores)),
+    )
+    if is_done(paths.scored_clips, goal):
+        return
+    records, cut_crashed = _cut(config, paths, on_progress)
+    filters = resolve_percentiles(config.filters, records, BEFORE_FRAMES)
+    survivors = [r for r in records if judge(r, filters, BEFORE_FRAMES).status is ClipStatus.KEPT]
+    scores, crashed = _score_frames(config, paths, survivors, on_progress)
+    scored = (
+        replace(record, error=CRASHED)
+        if record.clip_id in crashed
+        else record.with_scores(scores.get(record.clip_id, {}))
+        for record in records
+    )
+    has_crashed = bool(crashed) or cut_crashed
+    write_clips(paths.scored_clips, scored, unfinished(goal, has_crashed))
+
+
+def _cut(
+    config: DataEngineConfig, paths: DatasetPaths, on_progress: OnProgress
+) -> tuple[list[ClipRecord], bool]:
+    """Every clip of every source, and whether a decoder crashed. What stops decoding is quarantined."""
+    sources = read_sources(paths.sources)
+    goals = {
+        source.source_id: fingerprint(
+            "cut", source.source_id, config.shots, config.decode, CUT_VERSION
+        )
+        for source in sources
+    }
+    todo = [s for s in sources if not is_made_from(paths.cuts(s.source_id), goals[s.source_id])]
+    # The longest first: a long film that starts last is what everybody waits for at the end.
+    todo.sort(key=lambda source: -source.duration_s)
+    rows = [{"source_id": source.source_id, "source": source.to_json()} for source in todo]
+    with progress_board("cut", sum(s.duration_s for s in todo), "s", on_progress) as post:
+        settings = {"config": config, "root": str(paths.root), "made_from": goals, "post": post}
+        finished = map_rows(rows, CutSource, settings, key="source_id")
+    failures = {row["source_id"]: row for row in finished.rows if row["reason"] is not None}
+    for row in finished.crashed:
+        detail = "the decoder killed its process, or was stuck, twice"
+        failures[row["source_id"]] = {"reason": "crashed", "detail": detail}
+    _quarantine(paths, sources, failures)
+    facts = {source.source_id: source for source in sources}
+    records = [
+        _as_listed_now(record, facts[source_id])
+        for source_id in facts
+        if source_id not in failures
+        for record in read_clips(paths.cuts(source_id))
+    ]
+    return records, bool(finished.crashed)
+
+
+def _as_listed_now(record: ClipRecord, source: SourceVideo) -> ClipRecord:
+    """What does not come from the pixels: a source that was renamed, or credited, is not decoded again."""
+    return replace(
+        record,
+        source_uri=source.uri,
+        attribution=source.attribution,
+        metadata=source.metadata,
+        captions=source.original_captions(),
+    )
+
+
+def _quarantine(
+    paths: DatasetPaths, sources: Sequence[SourceVideo], failures: dict[str, dict[str, Any]]
+) -> None:
+    rows = [
+        QuarantinedSource(
+            uri=source.uri,
+            reason=failures[source.source_id]["reason"],
+            detail=failures[source.source_id]["detail"],
+        )
+        for source in sources
+        if source.source_id in failures
+    ]
+    write_table(paths.undecodable, rows_of(rows), QUARANTINE, made_from(paths.sources))
+
+
+def _score_frames(
+    config: DataEngineConfig,
+    paths: DatasetPaths,
+    records: Sequence[ClipRecord],
+    on_progress: OnProgress,
+) -> tuple[dict[str, dict[str, Score]], set[str]]:
+    """The scores of kept frames, by clip; and the clips whose worker crashed."""
+    goal = scores_goal(config)
+    versions = scorer_versions(config.scores)
+    columns = ["clip_id", "scorer", "version"]
+    known = {
+        (row["clip_id"], row["scorer"])
+        for row in read_parts(paths.scores, goal, columns)
+        if versions.get(row["scorer"]) == row["version"]
+    }
+    missing: dict[tuple[str, ...], list[ClipRecord]] = defaultdict(list)
+    for record in records:
+        missing[tuple(s for s in versions if (record.clip_id, s) not in known)].append(record)
+    num_done = len(missing.pop((), []))
+    rows = [
+        _row(goal, batch[0].source_id, [r.clip_id for r in batch], scorers)
+        for scorers, clips in missing.items()
+        for batch in batches(clips)
+    ]
+
+    def split(row: dict[str, Any]) -> list[dict[str, Any]]:
+        return [_row(goal, row["source_id"], [c], row["scorers"]) for c in row["clip_ids"]]
+
+    settings = {"config": config, "root": str(paths.root), "made_from": goal}
+    counted = Counter("score", len(records), "clips", on_progress, done=num_done)
+    finished = map_rows(rows, ScoreFrames, settings, key="key", split=split, on_row=counted)
+    crashed = {clip_id for row in finished.crashed for clip_id in row["clip_ids"]}
+    scores: dict[str, dict[str, Score]] = defaultdict(dict)
+    for row in read_parts(paths.scores, goal, [*columns, "scores"]):
+        if versions.get(row["scorer"]) == row["version"]:
+            found = {name: Score(**score) for name, score in row["scores"].items()}
+            scores[row["clip_id"]].update(found)
+    return scores, crashed
+
+
+def _row(goal: str, source_id: str, clip_ids: list[str], scorers: Sequence[str]) -> dict[str, Any]:
+    return {
+        "key": fingerprint(goal, source_id, clip_ids, list(scorers)),
+        "source_id": source_id,
+        "clip_ids": clip_ids,
+        "scorers": list(scorers),
+    }
+
+
+def scores_goal(config: DataEngineConfig) -> str:
+    """What the parts of the score table were made from: the kept frames; versions are in their rows."""
+    return fingerprint("scores", config.decode, CUT_VERSION)

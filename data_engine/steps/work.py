@@ -1,0 +1,60 @@
+"""What the steps share: progress, batches of clips, and the beginning of a step."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from data_engine.config import DataEngineConfig
+from data_engine.ray_rows import OnProgress, Progress
+from data_engine.schema import ClipRecord
+from data_engine.tables import DatasetPaths, fingerprint, is_made_from, write_text
+
+CRASHED = "its worker process died twice, or was stuck, while it worked on this clip"
+
+_CLIPS_PER_ROW = 8
+
+
+def is_done(table: Path, goal: str) -> bool:
+    """Whether the table of a step was made from exactly this; if not, it is removed: the step begins."""
+    if is_made_from(table, goal):
+        return True
+    table.unlink(missing_ok=True)
+    return False
+
+
+def unfinished(goal: str, has_crashed: bool) -> str:
+    """What a table is marked with: after a crash, something that no later run takes for its goal."""
+    return fingerprint(goal, "crashed") if has_crashed else goal
+
+
+def save_config(config: DataEngineConfig, paths: DatasetPaths) -> None:
+    text = config.model_dump_json(indent=1) + "\n"
+    if not paths.config.exists() or paths.config.read_text() != text:
+        write_text(paths.config, text)
+
+
+def batches(records: Iterable[ClipRecord]) -> list[list[ClipRecord]]:
+    """Clips of one source together, because their frames lie in one file."""
+    by_source: dict[str, list[ClipRecord]] = defaultdict(list)
+    for record in records:
+        by_source[record.source_id].append(record)
+    return [
+        clips[i : i + _CLIPS_PER_ROW]
+        for clips in by_source.values()
+        for i in range(0, len(clips), _CLIPS_PER_ROW)
+    ]
+
+
+class Counter:
+    """Counts finished rows towards the progress of a step."""
+
+    def __init__(
+        self, step: str, total: int, unit: str, on_progress: OnProgress, done: int = 0
+    ) -> None:
+        self._step, self._total, self._unit, self._done = step, total, unit, done
+        self._on_progress = on_progress
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        self._done += row.get("num_clips", 1)
+        self._on_progress(Progress(self._step, self._done, self._total, self._unit))
