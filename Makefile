@@ -60,5 +60,5 @@ browser: ## Install Chromium for the UI tests, where apt-get and root are at han
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; } || \
 	  echo "no Chromium and no way to install it: the UI tests will be skipped"
 
-clean: ## Remove the environment and what the demo made
-	rm -rf $(VENV) demo
+clean: ## Remove the environment and what the demo made; your own videos and runs stay
+	rm -rf $(VENV) demo/sources/samples demo/datasets/samples demo/runs/demo_tiny

@@ -4,6 +4,7 @@ DataEngineError
 |-- JobError                the whole job cannot go on; shown to the user as one line
 |   |-- SourceError             the place that should hold videos is missing or empty
 |   |-- SamplesError            the sample videos cannot be fetched or do not match their hash
+|   |-- BusyError               another process works on the same data set
 |   `-- TableError              a table is missing, or another version wrote it
 `-- RowError                one video or clip cannot be processed; becomes a row with a reason
     |-- UnreadableSourceError   not a video, truncated, over a limit (`reason` is a short word)
@@ -25,6 +26,10 @@ class SourceError(JobError):
 
 class SamplesError(JobError):
     """The sample videos cannot be fetched, or are not the ones that were pinned."""
+
+
+class BusyError(JobError):
+    """Another process works on the same data set."""
 
 
 class TableError(JobError):

@@ -153,4 +153,6 @@ def progress_board(
     finally:
         stop.set()
         watcher.join()
+        if total:
+            on_progress(Progress(step, ray.get(board.total.remote()), total, unit))
         ray.kill(board)

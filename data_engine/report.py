@@ -41,6 +41,7 @@ class RunReport:
     num_sharded_clips: int
     source_hours: float
     kept_hours: float
+    quarantined_by: dict[str, int]
     rejected_by: dict[str, int]
     failed_by: dict[str, int]
 
@@ -83,6 +84,7 @@ def summarize(paths: DatasetPaths, clips: Sequence[ClipRecord] | None = None) ->
     """
     clips = load_clips(paths) if clips is None else clips
     sources = read_sources(paths.sources)
+    quarantine = read_quarantine(paths)
     by_status = Counter(clip.status for clip in clips)
     manifest_path = paths.shards / MANIFEST_NAME
     manifest = (
@@ -90,7 +92,7 @@ def summarize(paths: DatasetPaths, clips: Sequence[ClipRecord] | None = None) ->
     )
     return RunReport(
         num_sources=len(sources),
-        num_quarantined=len(read_quarantine(paths)),
+        num_quarantined=len(quarantine),
         num_clips=count_cut(paths),
         num_kept=by_status[ClipStatus.KEPT],
         num_rejected=by_status[ClipStatus.REJECTED],
@@ -99,6 +101,7 @@ def summarize(paths: DatasetPaths, clips: Sequence[ClipRecord] | None = None) ->
         num_sharded_clips=manifest.num_clips if manifest else 0,
         source_hours=sum(source.duration_s for source in sources) / 3600,
         kept_hours=sum(c.duration_s for c in clips if c.status is ClipStatus.KEPT) / 3600,
+        quarantined_by=dict(Counter(source.reason for source in quarantine)),
         rejected_by=dict(Counter(str(c.rejected_by) for c in clips if c.rejected_by is not None)),
         failed_by=dict(Counter(c.error for c in clips if c.error is not None)),
     )
@@ -132,20 +135,35 @@ def rejected_sheet(
     return _sheet(paths, [(clip, str(clip.rejected_by)) for clip in tiles])
 
 
+def write_what_if(
+    paths: DatasetPaths, gained: Sequence[ClipRecord], lost: Sequence[ClipRecord]
+) -> Path:
+    """Write `report/what_if.jpg`: some of the clips that another choice would bring, and some that it would drop."""
+    half = _MAX_TILES // 2
+    tiles = [(clip, f"comes, {_clock(clip.start_s)}") for clip in gained[:half]]
+    tiles += [(clip, f"goes, {clip.rejected_by}") for clip in lost[:half]]
+    path = paths.report / "what_if.jpg"
+    with write_atomically(path) as file:
+        file.write(_sheet(paths, tiles))
+    return path
+
+
 def typical_clip(datasets: Sequence[DatasetPaths]) -> tuple[ClipRecord, bytes]:
-    """The kept clip with the median motion of all, and its first kept frame (JPEG): a prompt to try.
+    """A prompt to try: of the source with most kept clips, the one of median motion; and its first frame (JPEG).
 
     Raises:
         TableError: no clip was kept in any of them.
     """
-    kept = [
-        (clip.score("motion") or 0.0, clip.clip_id, clip, paths)
-        for paths in datasets
-        for clip in load_clips(paths)
-        if clip.status is ClipStatus.KEPT
-    ]
-    if not kept:
+    by_source: dict[str, list[tuple[float, str, ClipRecord, DatasetPaths]]] = {}
+    for paths in datasets:
+        for clip in load_clips(paths):
+            if clip.status is ClipStatus.KEPT:
+                found = (clip.score("motion") or 0.0, clip.clip_id, clip, paths)
+                by_source.setdefault(clip.source_id, []).append(found)
+    if not by_source:
         raise TableError("no clip was kept in any data set; curate more, or loosen the filters")
+    # Of the source that gave most: what the model has seen most of.
+    kept = max(by_source.values(), key=lambda clips: (len(clips), clips[0][1]))
     _, _, clip, paths = sorted(kept, key=lambda found: found[:2])[len(kept) // 2]
     return clip, _jpegs(paths, [clip])[clip.clip_id][0]
 

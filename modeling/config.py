@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 class STIVConfig(BaseModel):
     """The architecture of one network. No field has a default: presets fill them all."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     hidden_size: PositiveInt
     depth: PositiveInt
@@ -107,7 +107,7 @@ def preset(
 class GuidanceConfig(BaseModel):
     """How conditional and null velocities are combined at sampling time."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scheme: Literal["joint", "text", "separate", "none"] = "joint"
     """`joint` drops text and image together (JIT-CFG), `text` keeps the image in both passes,
@@ -123,7 +123,7 @@ class GuidanceConfig(BaseModel):
 class SamplerConfig(BaseModel):
     """How the velocity is integrated from noise to data."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     solver: Literal["euler", "heun"] = "euler"
     num_sampling_steps: PositiveInt = 50

@@ -85,7 +85,17 @@ def curate(
 
 
 @app.command()
-def stats(dataset: DatasetOption) -> None:
+def stats(
+    dataset: DatasetOption,
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--what-if",
+            metavar="filters.FIELD=VALUE",
+            help="Show what another limit would keep, without touching a video; repeatable.",
+        ),
+    ] = None,
+) -> None:
     """Print the funnel of a data set and write its report page."""
     from data_engine.config import DataEngineConfig
     from data_engine.report import summarize, write_report
@@ -93,6 +103,13 @@ def stats(dataset: DatasetOption) -> None:
     from orchestration.summary import print_report
 
     paths = DatasetPaths(dataset)
+    if what_if:
+        from orchestration.overrides import apply_overrides
+        from orchestration.summary import print_what_if
+
+        now = read_config(paths, DataEngineConfig)
+        print_what_if(console, paths, now.filters, apply_overrides(now, what_if).filters)
+        return
     page = write_report(read_config(paths, DataEngineConfig), paths)
     print_report(console, summarize(paths), dataset)
     console.print(f"report: {page}", highlight=False)

@@ -4,7 +4,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data_engine.report import RunReport
+from data_engine.config import FilterConfig
+from data_engine.report import RunReport, write_what_if
+from data_engine.tables import DatasetPaths
+from data_engine.what_if import what_if
 from training.generate import GenerateResult
 from training.run_directory import TrainResult
 
@@ -21,6 +24,7 @@ def print_report(console: Console, report: RunReport, dataset: Path) -> None:
         f"sources: {report.num_sources} read, {report.num_quarantined} quarantined, "
         f"{report.source_hours * 60:.1f} minutes",
     ]
+    lines += [f"  quarantined: {n} x {reason}" for reason, n in report.quarantined_by.items()]
     for name, left in report.funnel():
         lines.append(f"  {left:5d}  {name}")
     lines += [
@@ -31,6 +35,37 @@ def print_report(console: Console, report: RunReport, dataset: Path) -> None:
     ]
     lines += [f"failed: {count} x {error}" for error, count in report.failed_by.items()]
     console.print("\n".join(lines), highlight=False, markup=False)
+
+
+def print_what_if(
+    console: Console, paths: DatasetPaths, now: FilterConfig, then: FilterConfig
+) -> None:
+    """A table of both choices, and a contact sheet of the clips that come and go."""
+    found = what_if(paths, now, then)
+    rows = [
+        ("kept", found.now.num_kept, found.then.num_kept),
+        ("minutes kept", found.now.kept_hours * 60, found.then.kept_hours * 60),
+        ("not scored far enough", found.now.num_unknown, found.then.num_unknown),
+    ]
+    reasons = dict.fromkeys([*found.now.rejected_by, *found.then.rejected_by])
+    for reason in reasons:
+        counts = found.now.rejected_by.get(reason, 0), found.then.rejected_by.get(reason, 0)
+        rows.append((reason.replace("_", " "), *counts))
+    lines = [f"{'':22}{'now':>8}{'then':>8}"]
+    lines += [
+        f"{name:22}{_number(before):>8}{_number(after):>8}"
+        for name, before, after in rows
+        if before or after
+    ]
+    lines.append(f"{len(found.gained)} clips would come, {len(found.lost)} would go")
+    if found.gained or found.lost:
+        sheet = write_what_if(paths, found.gained, found.lost)
+        lines.append(f"pictures of them: {short(sheet)}")
+    console.print("\n".join(lines), highlight=False, markup=False)
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def print_training(console: Console, result: TrainResult) -> None:

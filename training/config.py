@@ -22,7 +22,7 @@ PLACEMENT_FIELDS: dict[str, Any] = {
 
 
 class FrozenModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(FrozenModel):
@@ -75,6 +75,8 @@ class StageConfig(FrozenModel):
     batch_size: int = Field(ge=1)
     """Clips per optimizer step over all workers."""
     num_frames: int = Field(ge=1)
+    subset: str | None = None
+    """Only clips of this named set of the data engine (`subsets` of its configuration), such as `sft`."""
     text_dropout_prob: float = Field(default=0.1, ge=0, le=1)
     image_dropout_prob: float = Field(default=0.08, ge=0, le=1)
     """Only a `stiv` stage gives an image, so only there it is dropped (STIV appendix B)."""

@@ -49,20 +49,28 @@ class ClipPlan:
         )
 
 
-def plan_clips(shards: ClipShards, num_frames: int, sampling_stride: int) -> ClipPlan:
-    """Choose the clips that hold `num_frames` frames at some stride up to `sampling_stride`.
+def plan_clips(
+    shards: ClipShards, num_frames: int, sampling_stride: int, subset: str | None = None
+) -> ClipPlan:
+    """Choose the clips of a subset that hold `num_frames` frames at some stride up to `sampling_stride`.
 
     Raises:
-        DataError: no clip is left.
+        DataError: there is no such subset, or no clip is left.
     """
-    captioned = [clip for clip in shards.clips if clip.caption]
+    chosen = [clip for clip in shards.clips if subset is None or subset in clip.subsets]
+    if not chosen:
+        known = sorted({name for clip in shards.clips for name in clip.subsets})
+        raise DataError(
+            f"no clip is in the subset {subset!r}; the shards know {', '.join(known) or 'no subset'}"
+        )
+    captioned = [clip for clip in chosen if clip.caption]
     clips = tuple(clip for clip in captioned if clip.num_frames >= num_frames)
     full_stride = 1 if num_frames == 1 else sampling_stride
     strides = [fitting_stride(clip.num_frames, num_frames, sampling_stride) for clip in clips]
     plan = ClipPlan(
         clips=clips,
         num_too_short=len(captioned) - len(clips),
-        num_without_caption=len(shards.clips) - len(captioned),
+        num_without_caption=len(chosen) - len(captioned),
         num_at_smaller_stride=sum(stride < full_stride for stride in strides),
     )
     if not clips:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from modeling.autoencoder import psnr
@@ -66,17 +66,19 @@ def generate(  # noqa: PLR0913  (a user may set each of these)
     reuse: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> GenerateResult:
-    """Write `out_path` (mp4), and beside it a contact sheet (png) and the settings (json).
+    """Write `out_path` (NAME.mp4), and beside it NAME.frames.png, a contact sheet, and NAME.settings.json.
 
     The last finished video stage is used; settings left out are those of the recipe. On the CPU the
     same arguments give the same frames. With `reuse`, files that the same weights, settings and image
     made are left as they are. `on_step` gets (steps done, steps in all).
 
     Raises:
-        GenerateError: there is no run, a setting is out of range, the image is unreadable, or no
-            finished stage can do the task.
+        GenerateError: there is no run, a setting is out of range, `out_path` is no mp4, the image is
+            unreadable, or no finished stage can do the task.
         TrainError, CheckpointError: the run is damaged or of another version.
     """
+    if out_path.suffix != ".mp4":
+        raise GenerateError(f"--out {out_path} does not end in .mp4, which is what is written")
     run = RunDirectory(run_dir)
     if not run.config.exists():
         raise GenerateError(f"{run_dir} holds no run; train first, or give the folder of a run")
@@ -88,7 +90,7 @@ def generate(  # noqa: PLR0913  (a user may set each of these)
     planned = GenerateResult(
         task="t2v" if image_path is None else "ti2v",
         video=out_path,
-        contact_sheet=out_path.with_suffix(".png"),
+        contact_sheet=out_path.with_suffix(".frames.png"),
         stage=stage.stage,
         num_frames=config.stages[stage.stage].num_frames,
         fps=stage.playback_fps,
@@ -166,7 +168,8 @@ def read_image(path: Path, config: TrainConfig) -> Tensor:
     height_px, width_px = config.data.height_px, config.data.width_px
     try:
         with Image.open(path) as opened:
-            image = opened.convert("RGB")
+            # A phone stores a portrait as a landscape and a note to turn it.
+            image = ImageOps.exif_transpose(opened).convert("RGB")
     except FileNotFoundError as error:
         raise GenerateError(
             f"image {path} does not exist; give the path of a PNG or JPEG"
@@ -224,9 +227,13 @@ def _load_model(
     return model.to(device).eval()
 
 
+def _settings_file(video: Path) -> Path:
+    return video.with_suffix(".settings.json")
+
+
 def _already_made(planned: GenerateResult) -> GenerateResult | None:
     """The result on disk, if it is what `planned` would make and its files are there."""
-    settings = planned.video.with_suffix(".json")
+    settings = _settings_file(planned.video)
     if not (settings.exists() and planned.video.exists() and planned.contact_sheet.exists()):
         return None
     try:
@@ -240,7 +247,7 @@ def _already_made(planned: GenerateResult) -> GenerateResult | None:
 
 def _write(result: GenerateResult, frames_FHWC: Tensor) -> None:
     result.video.parent.mkdir(parents=True, exist_ok=True)
-    settings = result.video.with_suffix(".json")
+    settings = _settings_file(result.video)
     # Gone first and back last: they vouch for the files beside them.
     settings.unlink(missing_ok=True)
     shown = enlarge(frames_FHWC.numpy())

@@ -59,7 +59,7 @@ def prepare_run(config: TrainConfig, dataset_dirs: Sequence[Path], run_dir: Path
     """
     shards = ClipShards.open(dataset_dirs)
     for name, stage in config.stages.items():
-        plan = plan_clips(shards, stage.num_frames, config.data.sampling_stride)
+        plan = plan_clips(shards, stage.num_frames, config.data.sampling_stride, stage.subset)
         logger.info("stage %s: %s", name, plan.summary())
     run = RunDirectory(run_dir)
     run.claim(config, shards.fingerprint)
@@ -166,7 +166,7 @@ def _open_data(
 ) -> StageData:
     stage = config.stages[stage_name]
     shards = ClipShards.open(dataset_dirs)
-    plan = plan_clips(shards, stage.num_frames, config.data.sampling_stride)
+    plan = plan_clips(shards, stage.num_frames, config.data.sampling_stride, stage.subset)
     encoders = load_encoders(config, run.autoencoder, worker.device)
     frames = FrameStore(run.frames, shards, config.data)
     return StageData(

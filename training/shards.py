@@ -38,6 +38,7 @@ class Clip:
     fps: float
     original_height_px: int
     original_width_px: int
+    subsets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ def _read_clip(path: Path, entry: ShardEntry, sample: ShardSample) -> Clip:
         fps=record.fps,
         original_height_px=record.height_px,
         original_width_px=record.width_px,
+        subsets=record.subsets,
     )
 
 

@@ -11,7 +11,15 @@ from data_engine.ray_rows import OnProgress, map_rows
 from data_engine.schema import Caption, ClipRecord, ClipStatus, Score
 from data_engine.scoring import check_scorers, scorer_versions
 from data_engine.steps.scoring import scores_goal
-from data_engine.steps.work import CRASHED, Counter, batches, is_done, save_config, unfinished
+from data_engine.steps.work import (
+    CRASHED,
+    Counter,
+    alone,
+    batches,
+    is_done,
+    save_config,
+    unfinished,
+)
 from data_engine.tables import (
     DatasetPaths,
     fingerprint,
@@ -23,6 +31,7 @@ from data_engine.tables import (
 from data_engine.workers import DescribeClips
 
 
+@alone
 def caption_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: OnProgress) -> None:
     """Write the table of the clips that were kept, with captions; a caption that does not fit is a reason."""
     save_config(config, paths)
@@ -51,7 +60,7 @@ def caption_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: On
     finished = map_rows(rows, DescribeClips, settings, key="key", split=split, on_row=counted)
     described = {row["clip_id"]: row for row in read_parts(paths.captions, parts_goal)}
     captioned = [_with_caption(record, described.get(record.clip_id)) for record in records]
-    decided = _decide(captioned, config)
+    decided = decide_with_captions(captioned, config)
     write_clips(paths.captioned_clips, decided, unfinished(goal, bool(finished.crashed)))
 
 
@@ -86,7 +95,9 @@ def _with_caption(record: ClipRecord, row: dict[str, Any] | None) -> ClipRecord:
     )
 
 
-def _decide(records: Sequence[ClipRecord], config: DataEngineConfig) -> list[ClipRecord]:
+def decide_with_captions(
+    records: Sequence[ClipRecord], config: DataEngineConfig
+) -> list[ClipRecord]:
     """Only what needs a caption is judged: the other filters had their say, and may have had other limits."""
     filters = resolve(config.filters, records, CAPTION_THRESHOLDS)
     decided = [judge(record, filters, CAPTION_THRESHOLDS) for record in records]

@@ -11,7 +11,7 @@ from data_engine.filters import BEFORE_CAPTIONS, judge, resolve_percentiles
 from data_engine.schema import ClipStatus, Rejection
 from data_engine.scoring import scorer_versions
 from data_engine.steps.scoring import scores_goal
-from data_engine.steps.work import is_done, save_config
+from data_engine.steps.work import alone, is_done, save_config
 from data_engine.tables import (
     DatasetPaths,
     fingerprint,
@@ -22,6 +22,7 @@ from data_engine.tables import (
 )
 
 
+@alone
 def filter_clips(config: DataEngineConfig, paths: DatasetPaths) -> None:
     """Write the table of all clips with the decision of the filters; percentiles are over these clips."""
     save_config(config, paths)
@@ -34,6 +35,7 @@ def filter_clips(config: DataEngineConfig, paths: DatasetPaths) -> None:
     write_clips(paths.filtered_clips, decided, goal)
 
 
+@alone
 def deduplicate_clips(config: DataEngineConfig, paths: DatasetPaths) -> None:
     """Write the table of the clips that the filters kept; all but the best of near-duplicates are rejected."""
     save_config(config, paths)

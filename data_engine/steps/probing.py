@@ -6,7 +6,7 @@ from data_engine.config import DataEngineConfig
 from data_engine.ray_rows import OnProgress, map_rows
 from data_engine.schema import QuarantinedSource, SourceVideo
 from data_engine.sources import list_sources
-from data_engine.steps.work import Counter, is_done, save_config, unfinished
+from data_engine.steps.work import Counter, alone, is_done, save_config, unfinished
 from data_engine.tables import (
     QUARANTINE,
     SOURCES,
@@ -18,6 +18,7 @@ from data_engine.tables import (
 from data_engine.workers import ProbeSource
 
 
+@alone
 def probe_sources(
     config: DataEngineConfig, source: str, paths: DatasetPaths, on_progress: OnProgress
 ) -> None:

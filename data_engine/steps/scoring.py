@@ -11,7 +11,15 @@ from data_engine.filters import BEFORE_FRAMES, judge, resolve_percentiles
 from data_engine.ray_rows import OnProgress, map_rows, progress_board
 from data_engine.schema import ClipRecord, ClipStatus, QuarantinedSource, Score, SourceVideo
 from data_engine.scoring import check_scorers, scorer_versions
-from data_engine.steps.work import CRASHED, Counter, batches, is_done, save_config, unfinished
+from data_engine.steps.work import (
+    CRASHED,
+    Counter,
+    alone,
+    batches,
+    is_done,
+    save_config,
+    unfinished,
+)
 from data_engine.tables import (
     QUARANTINE,
     DatasetPaths,
@@ -28,6 +36,7 @@ from data_engine.tables import (
 from data_engine.workers import CutSource, ScoreFrames
 
 
+@alone
 def score_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: OnProgress) -> None:
     """Write the table of all clips with their scores. It holds no decision but for clips that crashed a worker."""
     save_config(config, paths)

@@ -19,7 +19,15 @@ from data_engine.shard_writer import (
     read_receipt,
     remove_other_shards,
 )
-from data_engine.steps.work import CRASHED, Counter, batches, is_done, save_config, unfinished
+from data_engine.steps.work import (
+    CRASHED,
+    Counter,
+    alone,
+    batches,
+    is_done,
+    save_config,
+    unfinished,
+)
 from data_engine.tables import (
     DatasetPaths,
     fingerprint,
@@ -32,6 +40,7 @@ from data_engine.tables import (
 from data_engine.workers import EncodeClips, WriteShard
 
 
+@alone
 def write_shards(config: DataEngineConfig, paths: DatasetPaths, on_progress: OnProgress) -> None:
     """Encode the clips that are still kept, pack them into tars, and write the manifest."""
     save_config(config, paths)

@@ -1,11 +1,14 @@
 """What the steps share: progress, batches of clips, and the beginning of a step."""
 
+import fcntl
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from data_engine.config import DataEngineConfig
+from data_engine.errors import BusyError
 from data_engine.ray_rows import OnProgress, Progress
 from data_engine.schema import ClipRecord
 from data_engine.tables import DatasetPaths, fingerprint, is_made_from, write_text
@@ -13,6 +16,32 @@ from data_engine.tables import DatasetPaths, fingerprint, is_made_from, write_te
 CRASHED = "its worker process died twice, or was stuck, while it worked on this clip"
 
 _CLIPS_PER_ROW = 8
+
+
+Parameters = ParamSpec("Parameters")
+
+
+def alone(step: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """Only one process at a time may work on a data set; the lock goes with the process, even if it is killed.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+
+    @wraps(step)
+    def locked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        paths = next(argument for argument in args if isinstance(argument, DatasetPaths))
+        paths.root.mkdir(parents=True, exist_ok=True)
+        with (paths.root / ".lock").open("wb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BusyError(
+                    f"another process is working on {paths.root}; wait until it is done, then run this again"
+                ) from error
+            step(*args, **kwargs)
+
+    return locked
 
 
 def is_done(table: Path, goal: str) -> bool:

@@ -54,7 +54,8 @@ class SampleConfig(dg.Config):
     """What to show, and the noise to start from."""
 
     prompt: str = Field(
-        default="", description="If empty: the caption of the kept clip with the most motion."
+        default="",
+        description="If empty: the caption of a clip of median motion, of the source that gave most clips.",
     )
     seed: int = Field(default=0, description="Another seed gives another video.")
 

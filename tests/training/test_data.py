@@ -1,6 +1,7 @@
 """Shards to samples: which clips, in which order, which frames."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +140,14 @@ def test_a_cut_off_shard_is_refused(tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-1024])
     with pytest.raises(DataError, match="its manifest says"):
         ClipShards.open([tmp_path / "data"])
+
+
+def test_a_stage_may_train_on_a_named_subset(dataset: Path) -> None:
+    shards = ClipShards.open([dataset])
+    chosen = tuple(replace(clip, subsets=("sft",)) for clip in shards.clips[:2])
+    mixed = replace(shards, clips=(*chosen, *shards.clips[2:]))
+    assert {clip.clip_id for clip in plan_clips(mixed, 1, 1, "sft").clips} <= {
+        clip.clip_id for clip in chosen
+    }
+    with pytest.raises(DataError, match="no clip is in the subset 'hq'; the shards know sft"):
+        plan_clips(mixed, 1, 1, "hq")

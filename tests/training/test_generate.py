@@ -4,12 +4,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.training.builders import moving_square, tiny_config, tiny_stage
 from training.errors import GenerateError
-from training.generate import IDENTICAL_PSNR_DB, generate
+from training.generate import IDENTICAL_PSNR_DB, generate, read_image
 from training.loop import prepare_run, train_stage
+from training.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +54,9 @@ def test_an_image_becomes_the_first_frame_of_a_playable_video(
     assert (result.task, result.num_frames, result.fps) == ("ti2v", 4, 12.0)
     assert result.first_frame_psnr_db == IDENTICAL_PSNR_DB
     assert steps == [(1, 2), (2, 2)]
-    with Image.open(out.with_suffix(".png")) as sheet:
+    with Image.open(out.with_suffix(".frames.png")) as sheet:
         assert sheet.size == (4 * 384 + 3 * 4, 256)
-    settings = json.loads(out.with_suffix(".json").read_text())
+    settings = json.loads(out.with_suffix(".settings.json").read_text())
     assert settings["prompt"] == "a square"
     assert settings["seed"] == 0
 
@@ -102,6 +104,28 @@ def test_settings_replace_those_of_the_recipe(run: Path, tmp_path: Path) -> None
     assert (result.num_sampling_steps, result.guidance_scale) == (1, 2.0)
     with pytest.raises(GenerateError, match="must be at least 1"):
         generate(run, "x", tmp_path / "v.mp4", num_sampling_steps=0)
+
+
+def test_the_given_image_is_left_alone(run: Path, tmp_path: Path) -> None:
+    image = tmp_path / "cat.png"
+    Image.fromarray(moving_square(1, 5)[0]).save(image)
+    before = image.read_bytes()
+    generate(run, "a cat", tmp_path / "cat.mp4", image_path=image)
+    assert image.read_bytes() == before
+    with pytest.raises(GenerateError, match=r"cat\.png does not end in \.mp4"):
+        generate(run, "a cat", image)
+
+
+def test_a_photo_is_turned_as_its_camera_says(run: Path, tmp_path: Path) -> None:
+    config = RunDirectory(run).load_config()
+    upright = Image.fromarray(np.arange(64 * 112 * 3, dtype=np.uint8).reshape(112, 64, 3))
+    upright.save(tmp_path / "upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn by 90 degrees clockwise to see it upright"
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    assert torch.equal(
+        read_image(tmp_path / "turned.png", config), read_image(tmp_path / "upright.png", config)
+    )
 
 
 def test_a_missing_run_is_one_line(tmp_path: Path) -> None:

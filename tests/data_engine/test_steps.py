@@ -1,0 +1,118 @@
+"""The steps that need neither Ray nor a video."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_engine.config import DataEngineConfig, DuplicateConfig, FilterConfig
+from data_engine.errors import BusyError
+from data_engine.schema import ClipRecord, ClipStatus, Rejection
+from data_engine.scoring import scorer_versions
+from data_engine.steps.captioning import decide_with_captions
+from data_engine.steps.deciding import deduplicate_clips, filter_clips
+from data_engine.steps.scoring import scores_goal
+from data_engine.tables import SCORES, DatasetPaths, made_from, read_clips, write_clips, write_table
+from tests.factories import caption, clip_record, scores
+
+GOOD = scores(
+    motion=0.1, luminance=0.5, sharpness=100.0, brisque=20.0, text_area=0.0, conse_similarity=0.3
+)
+CONFIG = DataEngineConfig()
+
+
+def good(start_s: float, **changes: object) -> ClipRecord:
+    return clip_record(**{"start_s": start_s, "end_s": start_s + 4, "scores": GOOD, **changes})
+
+
+def scored(tmp_path: Path, *clips: ClipRecord) -> DatasetPaths:
+    paths = DatasetPaths(tmp_path)
+    write_clips(paths.scored_clips, clips, "scored")
+    return paths
+
+
+def test_a_decision_is_taken_again_only_if_scores_or_limits_changed(tmp_path: Path) -> None:
+    paths = scored(tmp_path, good(0.0), good(5.0, scores=GOOD | scores(motion=0.0)))
+    filter_clips(CONFIG, paths)
+    assert [c.rejected_by for c in read_clips(paths.filtered_clips)] == [None, Rejection.TOO_STATIC]
+    written_ns = paths.filtered_clips.stat().st_mtime_ns
+    filter_clips(CONFIG, paths)
+    assert paths.filtered_clips.stat().st_mtime_ns == written_ns
+    filter_clips(CONFIG.model_copy(update={"filters": FilterConfig(min_motion=None)}), paths)
+    assert [c.rejected_by for c in read_clips(paths.filtered_clips)] == [None, None]
+
+
+def test_copies_are_rejected_and_name_the_clip_that_is_kept(tmp_path: Path) -> None:
+    small = good(0.0, source_id="another source", height_px=180, width_px=320)
+    paths = scored(tmp_path, good(0.0), small, good(5.0))
+    filter_clips(CONFIG, paths)
+    clips = read_clips(paths.filtered_clips)
+    directions = {c.clip_id: (0.0, 1.0) if c.start_s else (1.0, 0.0) for c in clips}
+    rows = [
+        {
+            "clip_id": clip_id,
+            "scorer": "embedding",
+            "version": scorer_versions(CONFIG.scores)["embedding"],
+            "scores": {},
+            "texts": [],
+            "embedding": np.array(direction, dtype=np.float32),
+        }
+        for clip_id, direction in directions.items()
+    ]
+    write_table(paths.scores / "part.parquet", rows, SCORES, scores_goal(CONFIG))
+    deduplicate_clips(CONFIG, paths)
+    found = {clip.clip_id: clip for clip in read_clips(paths.deduplicated_clips)}
+    assert found[small.clip_id].rejected_by is Rejection.DUPLICATE
+    original = found[found[small.clip_id].duplicate_of or ""]
+    assert (original.start_s, original.status) == (0.0, ClipStatus.KEPT)
+    assert sum(clip.status is ClipStatus.KEPT for clip in found.values()) == 2
+
+    before = made_from(paths.deduplicated_clips)
+    keep_all = CONFIG.model_copy(update={"duplicates": DuplicateConfig(max_similarity=None)})
+    deduplicate_clips(keep_all, paths)
+    assert made_from(paths.deduplicated_clips) != before
+    assert all(c.status is ClipStatus.KEPT for c in read_clips(paths.deduplicated_clips))
+
+
+def test_a_kept_clip_lists_the_subsets_that_it_passes() -> None:
+    subsets = {
+        "lively": FilterConfig(min_motion="p50"),
+        "sft": FilterConfig(min_motion=0.5, max_brisque=10.0),
+    }
+    config = CONFIG.model_copy(update={"subsets": subsets})
+    slow = good(0.0, captions=(caption(),))
+    fast = good(5.0, captions=(caption(),), scores=GOOD | scores(motion=0.6, brisque=5.0))
+    mismatch = good(10.0, captions=(caption(),), scores=GOOD | scores(conse_similarity=-0.5))
+    strict = config.model_copy(update={"filters": FilterConfig(min_conse_similarity=0.0)})
+    decided = decide_with_captions([slow, fast, mismatch], strict)
+    assert [clip.subsets for clip in decided] == [(), ("lively", "sft"), ()]
+    assert decided[2].rejected_by is Rejection.CAPTION_MISMATCH
+
+
+def test_a_caption_step_with_other_limits_does_not_undo_the_filters() -> None:
+    still = good(0.0, scores=GOOD | scores(motion=0.0), captions=(caption(),))
+    assert decide_with_captions([still], CONFIG)[0].status is ClipStatus.KEPT
+
+
+def test_two_processes_do_not_work_on_one_data_set(tmp_path: Path) -> None:
+    paths = scored(tmp_path, good(0.0))
+    code = (
+        "import fcntl, sys; lock = open(sys.argv[1], 'wb'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / ".lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(BusyError, match="another process is working on"):
+            filter_clips(CONFIG, paths)
+        holder.kill()
+    # A killed process leaves no lock behind.
+    filter_clips(CONFIG, paths)
+    assert len(read_clips(paths.filtered_clips)) == 1
