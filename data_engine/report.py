@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import pyarrow.parquet as pq
 
-from data_engine import plots
+from data_engine import plots, statistics
 from data_engine.config import DataEngineConfig
 from data_engine.errors import TableError
 from data_engine.filters import ALL_THRESHOLDS, Threshold, measured, resolve_percentiles
@@ -21,10 +21,12 @@ from data_engine.tables import (
     read_quarantine,
     read_sources,
     write_atomically,
+    write_text,
 )
 
 _MAX_TILES = 24
 _MAX_EXAMPLES = 30
+_AT_LIMIT = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,10 +88,7 @@ def summarize(paths: DatasetPaths, clips: Sequence[ClipRecord] | None = None) ->
     sources = read_sources(paths.sources)
     quarantine = read_quarantine(paths)
     by_status = Counter(clip.status for clip in clips)
-    manifest_path = paths.shards / MANIFEST_NAME
-    manifest = (
-        ShardManifest.from_json(manifest_path.read_text()) if manifest_path.exists() else None
-    )
+    manifest = read_manifest(paths)
     return RunReport(
         num_sources=len(sources),
         num_quarantined=len(quarantine),
@@ -169,7 +168,7 @@ def typical_clip(datasets: Sequence[DatasetPaths]) -> tuple[ClipRecord, bytes]:
 
 
 def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
-    """Write `report/index.html`, which needs no other file, and its pictures beside it.
+    """Write `report/index.html`, which needs no other file; its pictures and DATA_CARD.md lie beside it.
 
     Raises:
         TableError: the data set was not curated.
@@ -185,13 +184,15 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
     for name, data in pictures.items():
         with write_atomically(paths.report / name) as file:
             file.write(data)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("data_engine", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("report.html").render(
+    at_limits = {
+        name: _sheet(paths, [(at.clip, _at_limit(at)) for at in near])
+        for name, near in statistics.at_limits(config.filters, clips, _AT_LIMIT).items()
+    }
+    _write_card(paths, clips, report)
+    page = _template("report.html").render(
         report=report,
+        sources=statistics.by_source(clips),
+        at_limits={name: _data_uri("at.jpg", sheet) for name, sheet in at_limits.items()},
         quarantine=read_quarantine(paths),
         examples=[c for c in clips if c.status is ClipStatus.KEPT][:_MAX_EXAMPLES],
         backends=_backends(clips),
@@ -202,6 +203,46 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
     with write_atomically(paths.report / "index.html") as file:
         file.write(page.encode())
     return paths.report / "index.html"
+
+
+def _write_card(paths: DatasetPaths, clips: Sequence[ClipRecord], report: RunReport) -> None:
+    kept = [clip for clip in clips if clip.status is ClipStatus.KEPT]
+    first = [clip.captions[0] for clip in kept if clip.captions]
+    manifest = read_manifest(paths)
+    card = _template("data_card.md").render(
+        report=report,
+        attributions=sorted({clip.attribution for clip in clips if clip.attribution}),
+        sources=statistics.by_source(clips),
+        subsets=statistics.counted([name for clip in kept for name in clip.subsets]),
+        spreads=statistics.spreads(clips),
+        buckets=statistics.counted(
+            [s.bucket for s in (manifest.shards if manifest else ()) for _ in s.samples]
+        ),
+        categories=statistics.counted([c.category.name for c in kept if c.category is not None]),
+        captioners=statistics.counted([f"{c.source}: {c.model}" for c in first]),
+        backends=_backends(clips),
+    )
+    write_text(paths.report / "DATA_CARD.md", card + "\n")
+
+
+def _template(name: str) -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("data_engine", "templates"),
+        autoescape=name.endswith(".html"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=name.endswith(".md"),
+    )
+    return environment.get_template(name)
+
+
+def _at_limit(at: statistics.AtLimit) -> str:
+    return f"{at.value:.3g} {'kept' if at.is_inside else 'dropped'}"
+
+
+def read_manifest(paths: DatasetPaths) -> ShardManifest | None:
+    """The manifest of the shards, or None where there are none yet."""
+    path = paths.shards / MANIFEST_NAME
+    return ShardManifest.from_json(path.read_bytes()) if path.exists() else None
 
 
 def _sheet(paths: DatasetPaths, tiles: Sequence[tuple[ClipRecord, str]]) -> bytes:

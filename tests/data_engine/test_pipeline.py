@@ -88,6 +88,19 @@ def test_every_kept_clip_is_in_exactly_one_shard_with_caption_and_scores(
     assert {s.backend for c in kept for s in c.scores.values()} > {"embedded:conse-lite0-minilm"}
 
 
+def test_the_report_shows_limits_and_the_data_card_its_clips(
+    curated: tuple[Path, RunReport],
+) -> None:
+    root, report = curated
+    page = (root / "dataset" / "report" / "index.html").read_text()
+    assert 'alt="Clips nearest to motion &gt;= 0.003"' in page
+    card = (root / "dataset" / "report" / "DATA_CARD.md").read_text()
+    assert f"{report.num_kept} captioned video clips" in card
+    assert "| too static | 1 |" in card
+    assert "| 16x9-2to5s-90p |" in card
+    assert "{{" not in card
+
+
 def test_running_again_does_nothing_twice(curated: tuple[Path, RunReport]) -> None:
     root, report = curated
     before = {

@@ -18,6 +18,8 @@ MAX_BODY_LINES = 20
 ASSETS = {
     "source_videos": "curation",
     "scored_clips": "curation",
+    "filtered_clips": "curation",
+    "deduplicated_clips": "curation",
     "captioned_clips": "curation",
     "shards": "curation",
     "training_run": "training",
@@ -75,7 +77,8 @@ def test_checks_on_data_block_what_follows() -> None:
         for check in checks.check_specs
     }
     assert blocking == {
-        "every_cut_clip_is_scored": True,
+        "every_cut_clip_is_decided": True,
+        "every_copy_has_its_original": True,
         "every_kept_clip_is_captioned": True,
         "every_kept_clip_is_in_a_shard": True,
         "every_shard_matches_its_hash": True,

@@ -41,7 +41,7 @@ def test_a_batch_is_curated_by_clicking(tmp_path: Path) -> None:
 
         page.see("2 / 2 Passed")
         picture(page, "lineage")
-        page.open(f"{server.url}/assets/scored_clips")
+        page.open(f"{server.url}/assets/filtered_clips")
         page.see("clips_kept")
         picture(page, "asset")
         page.click("[Show Markdown]")
