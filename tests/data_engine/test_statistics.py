@@ -21,7 +21,10 @@ def test_each_source_counts_its_own_clips() -> None:
 
 
 def test_the_clips_nearest_to_a_limit_are_shown_from_both_sides() -> None:
-    clips = [clip_record(start_s=float(i), scores=scores(motion=i / 100)) for i in range(10)]
+    clips = [
+        clip_record(start_s=float(i), end_s=i + 4.0, scores=scores(motion=i / 100))
+        for i in range(10)
+    ]
     found = at_limits(FilterConfig(min_motion=0.045), clips, 2)
     assert list(found) == ["motion >= 0.045"]
     assert [(round(at.value, 2), at.is_inside) for at in found["motion >= 0.045"]] == [
