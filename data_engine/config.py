@@ -22,6 +22,8 @@ class ProbeConfig(_Config):
     """Longer videos are quarantined."""
     max_pixels: int = Field(default=7680 * 4320, gt=0)
     """Larger frames are quarantined."""
+    max_probe_s: float = Field(default=60.0, gt=0)
+    """A source whose container takes longer to read is quarantined; hashing its bytes does not count."""
 
 
 class ShotConfig(_Config):

@@ -2,47 +2,59 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 from av.container import InputContainer
-from av.error import FFmpegError
+from av.error import ExitError, FFmpegError
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from data_engine.errors import UnreadableSourceError
+from data_engine.sources.storage import SourceReader, open_source
 
 # Playlists and concat scripts can name other files and network addresses, so only containers that hold
-# their own data are tried, and no protocol but plain files.
+# their own data are tried, and no protocol but plain files; none at all where we do the reading.
 _FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf"
-_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+_FILE_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+_READER_OPTIONS = {"protocol_whitelist": "none", "format_whitelist": _FORMATS}
 
 
 @contextmanager
-def open_video(path: Path, num_threads: int = 0) -> Generator[tuple[InputContainer, VideoStream]]:
+def open_video(
+    location: str, num_threads: int = 0, timeout_s: float | None = None
+) -> Generator[tuple[InputContainer, VideoStream]]:
     """The container and its first video stream, closed on leaving. `num_threads` 0 lets the codec choose.
 
+    `timeout_s` bounds opening, and afterwards each packet that is read.
+
     Raises:
-        UnreadableSourceError: not a media file of a known kind, or it holds no video.
+        UnreadableSourceError: out of reach, not a media file of a known kind, or it holds no video.
     """
-    try:
-        container = av.open(str(path), options=_OPTIONS)
-    except (FFmpegError, OSError) as error:
-        raise UnreadableSourceError("not_a_video", str(error)) from error
-    with container:
+    with open_source(location) as opened, _open_container(opened, timeout_s) as container:
         # An attached picture (cover art) is a video stream to FFmpeg and a still to everybody else.
         streams = [
             s for s in container.streams.video if not s.disposition & s.disposition.attached_pic
         ]
         if not streams:
-            raise UnreadableSourceError("no_video_stream", f"{path.name} has no video stream")
+            raise UnreadableSourceError("no_video_stream", "it has no video stream")
         stream = streams[0]
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = num_threads
         yield container, stream
+
+
+def _open_container(opened: str | SourceReader, timeout_s: float | None) -> InputContainer:
+    options = _FILE_OPTIONS if isinstance(opened, str) else _READER_OPTIONS
+    try:
+        return av.open(opened, "r", options=options, timeout=timeout_s)
+    except ExitError as error:
+        raise UnreadableSourceError("timed_out", f"not open after {timeout_s} s") from error
+    except FFmpegError as error:
+        # Without the path, which is of this machine.
+        raise UnreadableSourceError("not_a_video", error.strerror or str(error)) from error
 
 
 def display_size(stream: VideoStream, rotation_deg: int) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 import io
 from fractions import Fraction
-from pathlib import Path
 
 import av
 
@@ -23,13 +22,13 @@ _SAME_BYTES = {"preset": "veryfast", "threads": "1", "x264-params": "asm=SSE4.2"
 
 
 def encode_clip(
-    record: ClipRecord, source_path: Path, config: ShardConfig, num_threads: int = 0
+    record: ClipRecord, location: str, config: ShardConfig, num_threads: int = 0
 ) -> bytes:
     """The frames of the clip at training size, with the timing of the source. A key frame every second.
 
     Raises:
         DecodeError: the span does not decode to the number of frames that was cut.
-        UnreadableSourceError: the source is gone or no longer a video.
+        UnreadableSourceError: the source is gone, out of reach or no longer a video.
     """
     height_px, width_px = fit_short_side(record.height_px, record.width_px, config.short_side_px)
     output = io.BytesIO()
@@ -42,7 +41,7 @@ def encode_clip(
         stream.width, stream.height, stream.pix_fmt = width_px, height_px, "yuv420p"
         stream.codec_context.time_base = _TIME_BASE
         stream.codec_context.gop_size = max(1, round(record.fps))
-        for frame, time_s in decode_span(source_path, record.start_s, record.end_s, num_threads):
+        for frame, time_s in decode_span(location, record.start_s, record.end_s, num_threads):
             image = upright_rgb(frame, height_px, width_px, frame.rotation)
             encoded = av.VideoFrame.from_ndarray(image, format="rgb24")
             encoded.pts = round((time_s - record.start_s) / _TIME_BASE)

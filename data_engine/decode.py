@@ -5,7 +5,6 @@ import tempfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 import cv2
@@ -78,6 +77,7 @@ def cut_source(
 
     Raises:
         DecodeError: the source stops decoding, or its timestamps are unusable.
+        UnreadableSourceError: the source is gone or out of reach.
     """
     with tempfile.TemporaryFile() as spool:
         watched = _Pass(source, shots, decode, spool)
@@ -89,14 +89,15 @@ def cut_source(
 
 
 def decode_span(
-    source_path: Path, start_s: float, end_s: float, num_threads: int = 0
+    location: str, start_s: float, end_s: float, num_threads: int = 0
 ) -> Iterator[tuple[VideoFrame, float]]:
     """The frames of a half-open span with their presentation times, by a seek to the key frame before it.
 
     Raises:
         DecodeError: the span does not decode.
+        UnreadableSourceError: the source is gone, out of reach or no longer a video.
     """
-    with open_video(source_path, num_threads) as (container, stream):
+    with open_video(location, num_threads) as (container, stream):
         time_base = stream.time_base
         assert time_base is not None, "a stream that was probed has a time base"
         try:
@@ -239,7 +240,7 @@ def _frames(source: SourceVideo, num_threads: int) -> Iterator[tuple[VideoFrame,
     """Frames in order of presentation; a few without a usable time are dropped, many are an error."""
     last_s = float("-inf")
     num_good = num_bad = 0
-    with open_video(Path(source.location), num_threads) as (container, stream):
+    with open_video(source.location, num_threads) as (container, stream):
         try:
             for frame in container.decode(stream):
                 if frame.pts is None or frame.time <= last_s:

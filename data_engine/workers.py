@@ -67,23 +67,18 @@ def ends_if_stuck(max_stall_s: float) -> Generator[Callable[[], None]]:
 
 
 class ProbeSource:
-    """`uri`, `attribution` -> `source` (JSON of a `SourceVideo`) or `reason` and `detail`."""
+    """`uri`, `file` (JSON of a `SourceFile`) -> `source` (JSON of a `SourceVideo`) or `reason` and `detail`."""
 
     def __init__(self, config: DataEngineConfig) -> None:
         self._config = config.probe
 
     def __call__(self, row: Row) -> Row:
-        file = SourceFile(path=Path(row["uri"]), attribution=row["attribution"])
+        done: Row = {"uri": row["uri"], "source": None, "reason": None, "detail": None}
         try:
-            source = probe(file, self._config).to_json()
+            source = probe(SourceFile.from_json(row["file"]), self._config)
         except UnreadableSourceError as error:
-            return {
-                "uri": row["uri"],
-                "source": None,
-                "reason": error.reason,
-                "detail": error.detail,
-            }
-        return {"uri": row["uri"], "source": source, "reason": None, "detail": None}
+            return done | {"reason": error.reason, "detail": error.detail}
+        return done | {"source": source.to_json()}
 
 
 class CutSource:
@@ -191,7 +186,7 @@ class EncodeClips:
             record = ClipRecord.from_json(text)
             try:
                 with ends_if_stuck(self._max_stall_s):
-                    mp4 = encode_clip(record, Path(row["location"]), self._config)
+                    mp4 = encode_clip(record, row["location"], self._config)
             except (DecodeError, UnreadableSourceError) as error:
                 failed[record.clip_id] = str(error)
                 continue

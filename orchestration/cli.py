@@ -67,7 +67,7 @@ def curate(
     if print_config:
         console.print_json(config.model_dump_json())
         return
-    from data_engine.sources import list_sources
+    from data_engine.sources.listing import list_sources
     from orchestration.summary import print_report
 
     # Before Ray starts, so that a typing error is answered at once.

@@ -9,12 +9,12 @@ from data_engine.decode import CutSource, cut_source, decode_span
 from data_engine.errors import DecodeError
 from data_engine.probe import probe
 from data_engine.scores.motion import camera_motion
-from data_engine.sources import SourceFile
+from data_engine.sources.listing import local_source
 from tests.videos import WIDTH_PX, frames_of, moving_texture, write_video
 
 
 def cut(path: Path, decode: DecodeConfig | None = None) -> CutSource:
-    source = probe(SourceFile(path=path), ProbeConfig())
+    source = probe(local_source(path), ProbeConfig())
     return cut_source(source, ShotConfig(), decode or DecodeConfig(), num_threads=1)
 
 
@@ -85,7 +85,7 @@ def test_a_rotated_video_is_seen_upright(tmp_path: Path) -> None:
 
 def test_a_span_decodes_to_exactly_its_frames(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", frames_of([(moving_texture(1), 96)]), fps=24)
-    times_s = [time_s for _, time_s in decode_span(path, 1.0, 2.5)]
+    times_s = [time_s for _, time_s in decode_span(str(path), 1.0, 2.5)]
     assert len(times_s) == 36
     assert times_s[0] == pytest.approx(1.0)
     assert times_s[-1] == pytest.approx(2.5 - 1 / 24)
@@ -93,7 +93,7 @@ def test_a_span_decodes_to_exactly_its_frames(tmp_path: Path) -> None:
 
 def test_a_source_that_stops_decoding_is_an_error_not_a_short_clip(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", frames_of([(moving_texture(1), 96)]))
-    source = probe(SourceFile(path=path), ProbeConfig())
+    source = probe(local_source(path), ProbeConfig())
     data = bytearray(path.read_bytes())
     start = data.find(b"mdat") + 4000
     data[start : start + 60_000] = bytes(60_000)

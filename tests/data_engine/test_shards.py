@@ -24,7 +24,7 @@ from data_engine.shard_writer import (
     write_receipt,
     write_shard,
 )
-from data_engine.sources import SourceFile
+from data_engine.sources.listing import local_source
 from tests.factories import caption, clip_record
 from tests.videos import frames_of, moving_texture, write_video
 
@@ -32,7 +32,7 @@ from tests.videos import frames_of, moving_texture, write_video
 def cut_film(folder: Path) -> list[ClipRecord]:
     shots = [(moving_texture(1), 36), (moving_texture(2), 48)]
     path = write_video(folder / "film.mp4", frames_of(shots), fps=24)
-    source = probe(SourceFile(path=path), ProbeConfig())
+    source = probe(local_source(path), ProbeConfig())
     return cut_source(source, ShotConfig(), DecodeConfig(), num_threads=1).clips
 
 
@@ -46,7 +46,7 @@ def encoded(folder: Path, text: str = "A cat.", **changes: float) -> EncodedClip
 
 def test_an_encoded_clip_holds_the_frames_of_its_span_at_training_size(tmp_path: Path) -> None:
     record = cut_film(tmp_path)[1]
-    data = encode_clip(record, tmp_path / "film.mp4", ShardConfig(short_side_px=90))
+    data = encode_clip(record, str(tmp_path / "film.mp4"), ShardConfig(short_side_px=90))
     with av.open(io.BytesIO(data), "r") as container:
         times_s = [frame.time for frame in container.decode(video=0)]
         stream = container.streams.video[0]
@@ -58,8 +58,8 @@ def test_an_encoded_clip_holds_the_frames_of_its_span_at_training_size(tmp_path:
 def test_encoding_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     record = cut_film(tmp_path)[0]
     config = ShardConfig(short_side_px=90)
-    assert encode_clip(record, tmp_path / "film.mp4", config) == encode_clip(
-        record, tmp_path / "film.mp4", config
+    assert encode_clip(record, str(tmp_path / "film.mp4"), config) == encode_clip(
+        record, str(tmp_path / "film.mp4"), config
     )
 
 
@@ -67,7 +67,7 @@ def test_a_span_that_lost_its_frames_is_an_error(tmp_path: Path) -> None:
     record = cut_film(tmp_path)[1]
     write_video(tmp_path / "film.mp4", frames_of([(moving_texture(1), 60)]), fps=24)
     with pytest.raises(DecodeError, match=r"has 24 frames now, 48 when it was cut"):
-        encode_clip(record, tmp_path / "film.mp4", ShardConfig())
+        encode_clip(record, str(tmp_path / "film.mp4"), ShardConfig())
 
 
 def test_the_same_clips_give_the_same_shard_and_its_hash(tmp_path: Path) -> None:

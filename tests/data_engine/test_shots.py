@@ -5,12 +5,12 @@ from data_engine.config import DecodeConfig, ProbeConfig, ShotConfig
 from data_engine.decode import CutSource, cut_source
 from data_engine.probe import probe
 from data_engine.shots import split_into_clips
-from data_engine.sources import SourceFile
+from data_engine.sources.listing import local_source
 from tests.videos import faded, frames_of, moving_texture, write_video
 
 
 def cut(path: Path, shots: ShotConfig | None = None) -> CutSource:
-    source = probe(SourceFile(path=path), ProbeConfig())
+    source = probe(local_source(path), ProbeConfig())
     return cut_source(source, shots or ShotConfig(), DecodeConfig(), num_threads=1)
 
 
