@@ -132,7 +132,7 @@ def _source(row: _Row, folder: str, shared: str) -> SourceFile | QuarantinedSour
         stored = stat_file(location)
         file = SourceFile(
             uri=storable_name(name),
-            location=location,
+            location=stored.location,
             size_bytes=stored.size_bytes,
             version=stored.version,
         )

@@ -244,4 +244,3 @@ def test_nor_can_a_media_file_inside_a_tar(
     with pytest.raises(UnreadableSourceError) as raised:
         probe(source, ProbeConfig())
     assert raised.value.reason == "not_a_video"
-
