@@ -1,13 +1,16 @@
 """Opening a media file that nobody vouches for."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import av
 import cv2
 import numpy as np
 from av.container import InputContainer
 from av.error import ExitError, FFmpegError
+from av.packet import Packet
+from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -41,15 +44,34 @@ def open_video(
         if not streams:
             raise UnreadableSourceError("no_video_stream", "it has no video stream")
         stream = streams[0]
+        # PyAV's types do not say so, but there is no context where FFmpeg knows no decoder.
+        if cast("object", stream.codec_context) is None:
+            raise UnreadableSourceError("unknown_codec", "there is no decoder for its video")
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = num_threads
         yield container, stream
 
 
+def read_packets(container: InputContainer, *streams: Stream) -> "Iterator[Packet[Stream]]":
+    """Packets of some streams, or of all, from here to the end; the empty ones that flush decoders come last."""
+    try:
+        yield from container.demux(*streams)
+    except IndexError:
+        # PyAV counts streams when it starts, and trips while it flushes one that appeared later, after all others.
+        return
+
+
+def decode_frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """Frames of a stream from here to the end."""
+    for packet in read_packets(container, stream):
+        yield from stream.decode(packet)
+
+
 def _open_container(opened: str | SourceReader, timeout_s: float | None) -> InputContainer:
     options = _FILE_OPTIONS if isinstance(opened, str) else _READER_OPTIONS
     try:
-        return av.open(opened, "r", options=options, timeout=timeout_s)
+        # A title in another encoding than UTF-8 is no reason to refuse a video.
+        return av.open(opened, "r", options=options, timeout=timeout_s, metadata_errors="replace")
     except ExitError as error:
         raise UnreadableSourceError("timed_out", f"not open after {timeout_s} s") from error
     except FFmpegError as error:

@@ -14,7 +14,13 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from data_engine.config import DecodeConfig, ShotConfig
-from data_engine.container import encode_jpeg, fit_long_side, open_video, upright_rgb
+from data_engine.container import (
+    decode_frames,
+    encode_jpeg,
+    fit_long_side,
+    open_video,
+    upright_rgb,
+)
 from data_engine.errors import DecodeError
 from data_engine.schema import ClipRecord, Score, SourceVideo, clip_id
 from data_engine.scores import motion, pixels
@@ -102,7 +108,7 @@ def decode_span(
         assert time_base is not None, "a stream that was probed has a time base"
         try:
             container.seek(int(max(0.0, start_s) / time_base), stream=stream, backward=True)
-            for frame in container.decode(stream):
+            for frame in decode_frames(container, stream):
                 # Half a tick of slack: times went through float.
                 if frame.pts is None or frame.time < start_s - float(time_base) / 2:
                     continue
@@ -242,7 +248,7 @@ def _frames(source: SourceVideo, num_threads: int) -> Iterator[tuple[VideoFrame,
     num_good = num_bad = 0
     with open_video(source.location, num_threads) as (container, stream):
         try:
-            for frame in container.decode(stream):
+            for frame in decode_frames(container, stream):
                 if frame.pts is None or frame.time <= last_s:
                     num_bad += 1
                     continue

@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from data_engine.config import ProbeConfig
-from data_engine.container import display_size, open_video
+from data_engine.container import display_size, open_video, read_packets
 from data_engine.errors import UnreadableSourceError
 from data_engine.schema import SourceVideo
 from data_engine.sources import SourceFile
@@ -171,7 +171,7 @@ def _undecodable() -> Generator[None]:
 
 def _packets(container: InputContainer, deadline_s: float) -> "Iterator[Packet[Stream]]":
     """Packets from here to the end, the empty ones that flush the decoders included."""
-    for packet in container.demux():
+    for packet in read_packets(container):
         if time.monotonic() > deadline_s:
             raise UnreadableSourceError("timed_out", "its packets take too long to read")
         yield packet

@@ -52,7 +52,12 @@ def samples(
 
 @app.command()
 def curate(
-    source: Annotated[str, typer.Option("--source", help="A video, a folder of them, or a glob.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--source", help="Videos: a file, folder, glob, manifest or tar; also s3://, gs://."
+        ),
+    ],
     dataset: DatasetOption,
     recipe: Annotated[str, typer.Option("--recipe", help="Named configuration.")] = "demo",
     overrides: SetOption = None,

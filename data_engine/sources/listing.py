@@ -102,6 +102,10 @@ def _merged(files: Iterable[SourceFile], unusable: list[QuarantinedSource]) -> S
                 metadata={**file.metadata, **first.metadata},
             )
         merged[file.location] = file
+    # A name in the quarantine stands for no source that is used.
+    refused = [
+        replace(row, uri=f"{row.uri} (another)") if row.uri in locations else row for row in refused
+    ]
     refused.sort(key=lambda row: (row.uri, row.reason))
     return SourceListing(files=list(merged.values()), unusable=refused)
 

@@ -47,7 +47,7 @@ class Described:
 @dataclass(frozen=True, slots=True)
 class _Row:
     place: str
-    """Where the row stands: shown where it has no `uri`."""
+    """Where the row stands: shown where it has no `uri`, or is broken."""
     values: Mapping[str, Any]
     problem: str | None = None
 
@@ -137,7 +137,9 @@ def _source(row: _Row, folder: str, shared: str) -> SourceFile | QuarantinedSour
             version=stored.version,
         )
     except UnreadableSourceError as error:
-        name = row.place if uri is None else _resolve(uri, folder, shared)[0]
+        if row.problem is not None or uri is None:
+            return quarantined(row.place, error)
+        name, _ = _resolve(uri, folder, shared)
         return quarantined(name, error)
     return describe(row.values).add_to(file)
 

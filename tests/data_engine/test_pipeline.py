@@ -12,7 +12,7 @@ from data_engine.pipeline import curate
 from data_engine.ray_rows import Progress, map_rows
 from data_engine.report import RunReport
 from data_engine.schema import MANIFEST_NAME, ShardManifest
-from data_engine.tables import DatasetPaths, load_clips, read_quarantine
+from data_engine.tables import DatasetPaths, load_clips, read_quarantine, read_sources
 from tests.videos import faded, frames_of, moving_texture, write_video
 
 pytestmark = [
@@ -61,14 +61,19 @@ def test_the_counts_add_up(curated: tuple[Path, RunReport]) -> None:
     assert report.num_kept == 4
 
 
-def test_unreadable_and_repeated_sources_are_quarantined_with_reasons(
+def test_unreadable_sources_are_quarantined_and_copies_are_named(
     curated: tuple[Path, RunReport],
 ) -> None:
     root, report = curated
-    rows = {Path(q.uri).name: q.reason for q in read_quarantine(DatasetPaths(root / "dataset"))}
+    paths = DatasetPaths(root / "dataset")
     assert report.num_sources == 2
-    assert rows["broken.mp4"] == "not_a_video"
-    assert [reason for name, reason in rows.items() if name != "broken.mp4"] == ["duplicate"]
+    assert [(q.uri, q.reason) for q in read_quarantine(paths)] == [
+        ("broken.mp4", "not_a_video")
+    ]
+    assert [(s.uri, s.other_uris) for s in read_sources(paths.sources)] == [
+        ("film one.mp4", ()),
+        ("same.mp4", ("Фильм.v2.mp4",)),
+    ]
 
 
 def test_every_kept_clip_is_in_exactly_one_shard_with_caption_and_scores(

@@ -244,3 +244,21 @@ def test_nor_can_a_media_file_inside_a_tar(
     with pytest.raises(UnreadableSourceError) as raised:
         probe(source, ProbeConfig())
     assert raised.value.reason == "not_a_video"
+
+
+def test_a_codec_that_nobody_knows_has_a_reason(film: Path) -> None:
+    film.write_bytes(film.read_bytes().replace(b"avc1", b"zzzz"))
+    assert reason(film) == "unknown_codec"
+
+
+def test_a_title_in_another_encoding_does_no_harm(film: Path, tmp_path: Path) -> None:
+    path = tmp_path / "titled.mkv"
+    with av.open(str(film)) as read, av.open(str(path), "w") as written:
+        written.metadata["title"] = "Haeschen"
+        stream = written.add_stream_from_template(read.streams.video[0])
+        for packet in read.demux(read.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                written.mux(packet)
+    path.write_bytes(path.read_bytes().replace(b"Haeschen", "Häschenn".encode("latin-1")))
+    assert facts(path).duration_s == pytest.approx(1.0, abs=0.01)

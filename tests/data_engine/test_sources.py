@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -210,7 +211,7 @@ def test_rows_that_cannot_be_parsed_cost_themselves_only(tmp_path: Path) -> None
     assert reasons(listing) == {"list.jsonl:2": "bad_row", "list.jsonl:4": "bad_row"}
     (tmp_path / "list.csv").write_text("uri,caption\na.mp4,A cat, a dog\nb.mp4\n")
     listing = list_sources(str(tmp_path / "list.csv"))
-    assert (uris(listing), reasons(listing)) == (["b.mp4"], {"a.mp4": "bad_row"})
+    assert (uris(listing), reasons(listing)) == (["b.mp4"], {"list.csv:2": "bad_row"})
 
 
 def test_a_manifest_that_cannot_be_read_is_one_clear_line(tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ def test_two_files_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "data" / "list.jsonl", rows)
     listing = list_sources(str(tmp_path / "data" / "list.jsonl"))
     assert len(listing.files) == 1
-    assert reasons(listing) == {"a.mp4": "ambiguous_name"}
+    assert reasons(listing) == {"a.mp4 (another)": "ambiguous_name"}
 
 
 def test_a_source_file_survives_json() -> None:
@@ -259,7 +260,7 @@ def test_a_bucket_without_its_package_names_the_extra(
     scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # None in sys.modules is how Python itself marks a package that cannot be imported.
-    monkeypatch.setitem(__import__("sys").modules, {"s3": "s3fs", "gs": "gcsfs"}[scheme], None)
+    monkeypatch.setitem(sys.modules, {"s3": "s3fs", "gs": "gcsfs"}[scheme], None)
     with pytest.raises(SourceError, match=r"not installed; pip install 'stiv\[cloud\]'"):
         list_sources(f"{scheme}://bucket/a.mp4")
 

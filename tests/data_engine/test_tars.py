@@ -118,7 +118,7 @@ def test_bad_members_are_quarantined(tmp_path: Path) -> None:
     assert [file.uri for file in listing.files] == ["a.tar/a.mp4"]
     assert [(row.uri, row.reason) for row in listing.unusable] == [
         ("a.tar/a.json", "bad_sidecar"),
-        ("a.tar/a.mp4", "ambiguous_name"),
+        ("a.tar/a.mp4 (another)", "ambiguous_name"),
         ("a.tar/b.json", "bad_sidecar"),
         ("a.tar/c.txt", "bad_sidecar"),
         ("a.tar/d.txt", "bad_sidecar"),

@@ -1,0 +1,123 @@
+"""Sources in a bucket, read from a real S3 server on this machine."""
+
+import io
+import tarfile
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("s3fs", reason="needs s3fs: pip install 'stiv[cloud]'")
+servers: Any = pytest.importorskip("moto.server", reason="needs moto[server], a local S3 server")
+
+from data_engine.config import DecodeConfig, ProbeConfig, ShardConfig, ShotConfig  # noqa: E402
+from data_engine.cutting import encode_clip  # noqa: E402
+from data_engine.decode import cut_source  # noqa: E402
+from data_engine.errors import SourceError, UnreadableSourceError  # noqa: E402
+from data_engine.probe import probe  # noqa: E402
+from data_engine.sources.listing import list_sources, local_source  # noqa: E402
+from data_engine.sources.storage import filesystem  # noqa: E402
+from tests.videos import frames_of, moving_texture, write_video  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+MEMBER = "clips/Фильм 1.v2.mp4"
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shots = [(moving_texture(1), 36), (moving_texture(2), 48)]
+    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", frames_of(shots), fps=24)
+
+
+@pytest.fixture(scope="module")
+def bucket(film: Path) -> Generator[str]:
+    """A bucket with a film, a copy, a tar, a manifest and something that is no video."""
+    server = servers.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        for name, data in ((MEMBER, film.read_bytes()), ("clips/Фильм 1.v2.txt", b"A cat.")):
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            archive.addfile(header, io.BytesIO(data))
+    rows = "uri,caption\nin/film.mp4,One\ns3://stiv-test/in/копия 2.mp4,Two\nin/gone.mp4,Three\n"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        files, _ = filesystem("s3://stiv-test")
+        files.mkdir("stiv-test")
+        files.pipe_file("stiv-test/in/film.mp4", film.read_bytes())
+        files.pipe_file("stiv-test/in/копия 2.mp4", film.read_bytes())
+        files.pipe_file("stiv-test/in/notes.mp4", b"no video" * 100)
+        files.pipe_file("stiv-test/in/readme.txt", b"no video")
+        files.pipe_file("stiv-test/tars/a.tar", tar.getvalue())
+        files.pipe_file("stiv-test/list.csv", rows.encode())
+        yield "s3://stiv-test"
+    server.stop()
+
+
+def test_a_bucket_is_listed_like_a_folder(bucket: str) -> None:
+    listed = {file.uri: file for file in list_sources(f"{bucket}/in").files}
+    assert set(listed) == {"film.mp4", "notes.mp4", "копия 2.mp4"}
+    assert all(file.version for file in listed.values())
+    assert [f.uri for f in list_sources(f"{bucket}/*/*.tar").files] == [f"tars/a.tar/{MEMBER}"]
+    assert [f.uri for f in list_sources(f"{bucket}/in/film.mp4").files] == ["film.mp4"]
+    assert f"tars/a.tar/{MEMBER}" in [f.uri for f in list_sources(bucket).files]
+
+
+def test_a_manifest_in_a_bucket(bucket: str) -> None:
+    listing = list_sources(f"{bucket}/list.csv")
+    assert {file.uri: file.captions for file in listing.files} == {
+        "in/film.mp4": ("One",),
+        "s3://stiv-test/in/копия 2.mp4": ("Two",),
+    }
+    assert [(row.uri, row.reason) for row in listing.unusable] == [("in/gone.mp4", "missing")]
+
+
+@pytest.mark.parametrize("name", ["in/film.mp4", "in/копия 2.mp4", "tars/a.tar"])
+def test_a_video_in_a_bucket_gives_the_clips_of_the_same_video_on_disk(
+    bucket: str, film: Path, name: str
+) -> None:
+    (remote,) = list_sources(f"{bucket}/{name}").files
+    sources = [probe(file, ProbeConfig()) for file in (remote, local_source(film))]
+    assert sources[0].source_id == sources[1].source_id
+    cuts = [cut_source(s, ShotConfig(), DecodeConfig(), num_threads=1).clips for s in sources]
+    assert [clip.clip_id for clip in cuts[0]] == [clip.clip_id for clip in cuts[1]]
+    config = ShardConfig(short_side_px=90)
+    mp4s = [encode_clip(c[1], s.location, config) for s, c in zip(sources, cuts, strict=True)]
+    assert mp4s[0] == mp4s[1]
+
+
+def test_what_a_bucket_cannot_give_has_a_reason(bucket: str) -> None:
+    notes = next(file for file in list_sources(f"{bucket}/in").files if "notes" in file.uri)
+    with pytest.raises(UnreadableSourceError, match="not_a_video"):
+        probe(notes, ProbeConfig())
+    with pytest.raises(SourceError, match="holds no videos"):
+        list_sources(f"{bucket}/nothing/*.mp4")
+
+
+def test_an_object_that_goes_away_is_missing(bucket: str, film: Path) -> None:
+    files, _ = filesystem(bucket)
+    files.pipe_file("stiv-test/later/a.mp4", film.read_bytes())
+    (source,) = list_sources(f"{bucket}/later").files
+    files.rm_file("stiv-test/later/a.mp4")
+    with pytest.raises(UnreadableSourceError, match="missing"):
+        probe(source, ProbeConfig())
+
+
+def test_a_bucket_that_cannot_be_reached_is_one_clear_line(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs  # pyright: ignore[reportMissingImports]  # an optional package
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(SourceError, match=r"unreachable: "):
+        list_sources(f"{bucket}/in")
+    s3fs.S3FileSystem.clear_instance_cache()
