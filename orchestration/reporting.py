@@ -140,7 +140,7 @@ def source_metadata(paths: DatasetPaths) -> dict[str, Any]:
     columns = ("source", "codec", "size", "fps", "seconds")
     rows = [
         (
-            Path(s.uri).name,
+            s.uri,
             s.codec,
             f"{s.width_px} x {s.height_px}",
             f"{s.fps:g}",
@@ -150,7 +150,7 @@ def source_metadata(paths: DatasetPaths) -> dict[str, Any]:
     ]
     sections = {"Readable": table(columns, rows)}
     if quarantined:
-        bad = [(Path(q.uri).name, q.reason, q.detail) for q in quarantined[:_MAX_ROWS]]
+        bad = [(q.uri, q.reason, q.detail) for q in quarantined[:_MAX_ROWS]]
         sections["Quarantined"] = table(("source", "reason", "detail"), bad)
     return {
         "report": markdown(sections),

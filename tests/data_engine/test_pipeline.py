@@ -67,9 +67,7 @@ def test_unreadable_sources_are_quarantined_and_copies_are_named(
     root, report = curated
     paths = DatasetPaths(root / "dataset")
     assert report.num_sources == 2
-    assert [(q.uri, q.reason) for q in read_quarantine(paths)] == [
-        ("broken.mp4", "not_a_video")
-    ]
+    assert [(q.uri, q.reason) for q in read_quarantine(paths)] == [("broken.mp4", "not_a_video")]
     assert [(s.uri, s.other_uris) for s in read_sources(paths.sources)] == [
         ("film one.mp4", ()),
         ("same.mp4", ("Фильм.v2.mp4",)),
