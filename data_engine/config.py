@@ -6,7 +6,7 @@ Values are plain, so that the resolved configuration can be printed and stored w
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class _Config(BaseModel):
@@ -27,20 +27,46 @@ class ProbeConfig(_Config):
 
 
 class ShotConfig(_Config):
-    """Shot boundaries (PySceneDetect) and how shots become clips."""
+    """Shot boundaries, and how shots become clips."""
 
-    detector: Literal["adaptive", "content"] = "adaptive"
-    """Which detector finds hard cuts."""
+    detector: Literal["adaptive", "content", "transnetv2", "none"] = "adaptive"
+    """What proposes cuts: PySceneDetect's `adaptive` or `content`, the network `transnetv2` (an extra), or nothing:
+    with `none` clips are cut every `stride_s`, whatever they show."""
     adaptive_threshold: float = Field(default=3.0, gt=0)
     """Ratio of a frame's change to that of its neighbours which makes a cut (`adaptive`)."""
     content_threshold: float = Field(default=27.0, gt=0)
     """Mean HSV change, 0 to 255, which makes a cut (`content`)."""
+    transnetv2_threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Probability above which a frame is part of a transition (`transnetv2`)."""
     fade_luma: float = Field(default=12.0, ge=0, le=255)
-    """A frame whose mean luma is below this is part of a fade to black; 0 turns fades off."""
+    """Blank frames whose mean is below this are part of a fade to black; 0 turns these fades off."""
+    white_luma: float = Field(default=240.0, ge=0, le=255)
+    """Blank frames whose mean is above this are part of a fade to white; 255 turns these fades off."""
+    find_dissolves: bool = True
+    """Whether frames that blend two shots are looked for (`adaptive` and `content`)."""
     min_shot_s: float = Field(default=0.4, gt=0)
-    """Cuts closer together than this are taken as one."""
+    """A shorter run of frames between two transitions is part of them, and of no clip."""
+    trim_start_s: float = Field(default=0.0, ge=0)
+    """Seconds that are left out at the start of every shot."""
+    trim_end_s: float = Field(default=0.0, ge=0)
+    """Seconds that are left out at the end of every shot."""
     max_clip_s: float = Field(default=10.0, gt=0)
     """Longer shots are split into equal clips no longer than this."""
+    stride_s: float | None = Field(default=None, gt=0)
+    """Length of every clip but the last when `detector` is `none`: for talking heads and other single shots."""
+
+    @model_validator(mode="after")
+    def _check_stride(self) -> "ShotConfig":
+        if (self.stride_s is None) == (self.detector == "none"):
+            raise ValueError(
+                f"stride_s is {self.stride_s} and detector is {self.detector!r}; set stride_s if detector is "
+                "'none', and only then"
+            )
+        if self.stride_s is not None and self.stride_s > self.max_clip_s:
+            raise ValueError(
+                f"stride_s is {self.stride_s}, above max_clip_s, which is {self.max_clip_s}"
+            )
+        return self
 
 
 class DecodeConfig(_Config):

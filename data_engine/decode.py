@@ -4,7 +4,7 @@ import statistics
 import tempfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 import cv2
@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from data_engine.config import DecodeConfig, ShotConfig
 from data_engine.container import (
     decode_frames,
+    decode_jpeg,
     encode_jpeg,
     fit_long_side,
     open_video,
     upright_rgb,
 )
 from data_engine.errors import DecodeError
-from data_engine.schema import ClipRecord, Score, SourceVideo, clip_id
+from data_engine.letterbox import Margins, bars, common_margins, crop_of, dark_margins, inside
+from data_engine.schema import ClipRecord, Crop, Score, SourceVideo, clip_id
 from data_engine.scores import motion, pixels
 from data_engine.shots import ShotDetector, Span, split_into_clips
 
@@ -34,6 +36,8 @@ _MIN_FLOW_INTERVAL_S = 0.1
 # Timestamps that run backwards or jump are a defect of the container; a source with many is not usable.
 _MAX_BAD_TIMESTAMPS = 0.02
 _FRAMES_PER_CLIP = 3
+# Frames of a clip that are looked at again where there seem to be letterbox bars.
+_FRAMES_FOR_BARS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class _Sample:
     time_s: float
     luminance: float
     sharpness: float
+    margins: Margins | None
     offset: int
     size_bytes: int
 
@@ -81,9 +86,12 @@ def cut_source(
 
     `on_progress` is told the presentation time in seconds about once a second of video.
 
+    Luminance and sharpness are those of the picture inside letterbox bars; motion is that of the whole frame.
+
     Raises:
         DecodeError: the source stops decoding, or its timestamps are unusable.
         UnreadableSourceError: the source is gone or out of reach.
+        DetectorError: the shot detector that is asked for is not installed.
     """
     with tempfile.TemporaryFile() as spool:
         watched = _Pass(source, shots, decode, spool)
@@ -126,7 +134,7 @@ class _Pass:
         self, source: SourceVideo, shots: ShotConfig, decode: DecodeConfig, spool: IO[bytes]
     ) -> None:
         self._source = source
-        self._max_clip_s = shots.max_clip_s
+        self._shots = shots
         self._detector = ShotDetector(shots, fps=source.fps or 25.0)
         self._meter = motion.MotionMeter()
         self._spool = spool
@@ -156,7 +164,7 @@ class _Pass:
         num_frames = len(self._times_s)
         fps = (num_frames - 1) / max(self._times_s[-1] - self._times_s[0], 1e-6)
         end_s = self._times_s[-1] + 1 / (fps or self._source.fps or 25.0)
-        spans = split_into_clips(self._detector.shots(), self._times_s, end_s, self._max_clip_s)
+        spans = split_into_clips(self._detector.shots(), self._times_s, end_s, self._shots)
         clips = [self._clip(span) for span in spans]
         frames = [f for clip in clips for f in self._frames_of(clip)]
         return CutSource(clips, frames)
@@ -175,7 +183,12 @@ class _Pass:
         gray = _gray(image)
         jpeg = encode_jpeg(image)
         sample = _Sample(
-            time_s, pixels.luminance(gray), pixels.sharpness(gray), self._spool.tell(), len(jpeg)
+            time_s,
+            pixels.luminance(gray),
+            pixels.sharpness(gray),
+            dark_margins(gray),
+            self._spool.tell(),
+            len(jpeg),
         )
         self._spool.write(jpeg)
         self._samples.append(sample)
@@ -194,6 +207,8 @@ class _Pass:
 
     def _clip(self, span: Span) -> ClipRecord:
         source = self._source
+        samples = self._samples_in(span.start_s, span.end_s)
+        crop, inner = self._without_bars(samples)
         return ClipRecord(
             clip_id=clip_id(source.source_id, span.start_s, span.end_s),
             source_id=source.source_id,
@@ -204,24 +219,43 @@ class _Pass:
             num_frames=span.num_frames,
             height_px=source.height_px,
             width_px=source.width_px,
-            scores=self._scores(span),
+            crop=crop,
+            scores={**self._pixel_scores(inner or samples), **self._motion_scores(span)},
             attribution=source.attribution,
             metadata=source.metadata,
             captions=source.original_captions(),
         )
 
-    def _scores(self, span: Span) -> dict[str, Score]:
+    def _without_bars(self, samples: Sequence[_Sample]) -> tuple[Crop | None, list[_Sample]]:
+        """The picture inside letterbox bars and samples of it alone; None and nothing if there are no bars."""
+        margins = common_margins([sample.margins for sample in samples], self._frame_size)
+        if margins is None:
+            return None, []
+        chosen = _spread(samples, _FRAMES_FOR_BARS)
+        grays = [_gray(decode_jpeg(self._read(sample))) for sample in chosen]
+        found = bars(margins, grays)
+        if found is None:
+            return None, []
+        source_size = (self._source.height_px, self._source.width_px)
+        pictures = [inside(gray, found) for gray in grays]
+        inner = [
+            replace(s, luminance=pixels.luminance(gray), sharpness=pixels.sharpness(gray))
+            for s, gray in zip(chosen, pictures, strict=True)
+        ]
+        return crop_of(found, self._frame_size, source_size), inner
+
+    def _pixel_scores(self, samples: Sequence[_Sample]) -> dict[str, Score]:
+        if not samples:
+            return {}
+        luminance = statistics.median(sample.luminance for sample in samples)
+        sharpness = statistics.median(sample.sharpness for sample in samples)
+        return {
+            "luminance": Score(value=luminance, backend=pixels.LUMINANCE_BACKEND),
+            "sharpness": Score(value=sharpness, backend=pixels.SHARPNESS_BACKEND),
+        }
+
+    def _motion_scores(self, span: Span) -> dict[str, Score]:
         scores: dict[str, Score] = {}
-        samples = self._samples_in(span.start_s, span.end_s)
-        if samples:
-            scores["luminance"] = Score(
-                value=statistics.median(sample.luminance for sample in samples),
-                backend=pixels.LUMINANCE_BACKEND,
-            )
-            scores["sharpness"] = Score(
-                value=statistics.median(sample.sharpness for sample in samples),
-                backend=pixels.SHARPNESS_BACKEND,
-            )
         flows = self._flows_in(span.start_s, span.end_s)
         if flows:
             for name, values in (
@@ -235,11 +269,19 @@ class _Pass:
 
     def _frames_of(self, clip: ClipRecord) -> Iterator[KeptFrame]:
         samples = self._samples_in(clip.start_s, clip.end_s)
-        last = len(samples) - 1
-        chosen = sorted({round(last * i / (_FRAMES_PER_CLIP - 1)) for i in range(_FRAMES_PER_CLIP)})
-        for sample in (samples[i] for i in chosen if samples):
-            self._spool.seek(sample.offset)
-            yield KeptFrame(clip.clip_id, sample.time_s, self._spool.read(sample.size_bytes))
+        for sample in _spread(samples, _FRAMES_PER_CLIP):
+            yield KeptFrame(clip.clip_id, sample.time_s, self._read(sample))
+
+    def _read(self, sample: _Sample) -> bytes:
+        self._spool.seek(sample.offset)
+        return self._spool.read(sample.size_bytes)
+
+
+def _spread(samples: Sequence[_Sample], count: int) -> list[_Sample]:
+    """At most so many samples, from the first to the last."""
+    last = len(samples) - 1
+    places = sorted({round(last * i / (count - 1)) for i in range(count)})
+    return [samples[i] for i in places] if samples else []
 
 
 def _frames(source: SourceVideo, num_threads: int) -> Iterator[tuple[VideoFrame, float]]:

@@ -5,6 +5,7 @@ DataEngineError
 |   |-- SourceError             the place that should hold videos is missing or empty
 |   |-- SamplesError            the sample videos cannot be fetched or do not match their hash
 |   |-- BusyError               another process works on the same data set
+|   |-- DetectorError           the shot detector that was asked for is not installed
 |   `-- TableError              a table is missing, or another version wrote it
 `-- RowError                one video or clip cannot be processed; becomes a row with a reason
     |-- UnreadableSourceError   not a video, truncated, over a limit (`reason` is a short word)
@@ -30,6 +31,10 @@ class SamplesError(JobError):
 
 class BusyError(JobError):
     """Another process works on the same data set."""
+
+
+class DetectorError(JobError):
+    """The shot detector that was asked for needs a package that is not installed."""
 
 
 class TableError(JobError):

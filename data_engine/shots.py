@@ -1,7 +1,8 @@
 """Where shots begin and end, and how shots become clips.
 
-The only module that knows PySceneDetect, whose "scene" is what everybody else calls a shot. Its detectors see
-frame numbers; times come from our own list of presentation times, so variable frame rates stay exact.
+The only module that knows PySceneDetect, whose "scene" is what everybody else calls a shot. Its detectors propose
+cuts, or `transnet.py` does; `transitions.py` checks them and finds what is gradual. All of them see frame numbers;
+times come from our own list of presentation times, so variable frame rates stay exact.
 """
 
 from bisect import bisect_left
@@ -12,13 +13,15 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 from scenedetect.common import FrameTimecode
-from scenedetect.detectors import AdaptiveDetector, ContentDetector, ThresholdDetector
+from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
 from data_engine.config import ShotConfig
+from data_engine.transitions import Transition, TransitionFinder, join, thumbnail
+from data_engine.transnet import TransNetDetector
 
-# How far a fade may reach beyond its dark frames, and the least change of mean luma per frame inside it.
-_MAX_FADE_S = 2.0
-_MIN_FADE_STEP = 0.4
+# The adaptive detector's own limit on the absolute change of a cut, 15 by default, misses cuts between pictures of
+# like colours. What a lower one lets in besides, the check of each cut turns down.
+_MIN_CONTENT_CHANGE = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,103 +38,132 @@ class Span:
 
 
 class ShotDetector:
-    """Takes every frame of a source in order; afterwards says which runs of frames are shots."""
+    """Takes every frame of a source in order; afterwards says which runs of frames are shots.
+
+    Raises:
+        DetectorError: `config.detector` needs a package that is not installed.
+    """
 
     def __init__(self, config: ShotConfig, fps: float) -> None:
         self._config = config
         self._fps = fps
-        min_shot_frames = max(1, round(config.min_shot_s * fps))
-        self._hard = (
-            AdaptiveDetector(
-                adaptive_threshold=config.adaptive_threshold, min_scene_len=min_shot_frames
-            )
-            if config.detector == "adaptive"
-            else ContentDetector(threshold=config.content_threshold, min_scene_len=min_shot_frames)
+        self._num_frames = 0
+        self._thumbnails: list[NDArray[np.uint8]] = []
+        self._scene_detector = _scene_detector(config)
+        self._network = (
+            TransNetDetector(config.transnetv2_threshold)
+            if config.detector == "transnetv2"
+            else None
         )
-        self._fades = ThresholdDetector(
-            threshold=config.fade_luma, min_scene_len=1, add_final_scene=True
-        )
-        self._luma: list[float] = []
-        self._cuts: set[int] = set()
-        self._fade_cuts: set[int] = set()
+        self._candidates: set[int] = set()
 
     def add(self, frame_bgr: NDArray[np.uint8]) -> None:
-        timecode = FrameTimecode(len(self._luma), fps=self._fps)
-        # ThresholdDetector uses the mean of all channels; the same number finds the ends of the fade below.
-        self._luma.append(float(frame_bgr.mean()))
-        self._cuts.update(cut.frame_num for cut in self._hard.process_frame(timecode, frame_bgr))
-        if self._config.fade_luma > 0:
-            fades = self._fades.process_frame(timecode, frame_bgr)
-            self._fade_cuts.update(cut.frame_num for cut in fades)
+        """The next frame, HxWx3, at the size for analysis."""
+        if self._config.detector != "none":
+            self._thumbnails.append(thumbnail(frame_bgr))
+        if self._scene_detector is not None:
+            timecode = FrameTimecode(self._num_frames, fps=self._fps)
+            cuts = self._scene_detector.process_frame(timecode, frame_bgr)
+            self._candidates.update(cut.frame_num for cut in cuts)
+        if self._network is not None:
+            self._network.add(frame_bgr)
+        self._num_frames += 1
+
+    def transitions(self) -> list[Transition]:
+        """Cuts, fades and dissolves in order; runs of frames too short for a shot are part of them."""
+        if self._config.detector == "none" or self._num_frames == 0:
+            return []
+        finder = TransitionFinder(np.stack(self._thumbnails), self._fps, self._config)
+        if self._network is None:
+            found = finder.find(sorted(self._candidates))
+        else:
+            cuts, gradual = self._network.finish()
+            found = join([*gradual, *finder.fades(cuts)], cuts)
+        return _without_tiny_shots(found, self._num_frames, self._config.min_shot_s * self._fps)
 
     def shots(self) -> list[range]:
-        """Runs of frame numbers, in order, none of them part of a cut's or a fade's other side."""
-        num_frames = len(self._luma)
-        if num_frames == 0:
-            return []
-        last = FrameTimecode(num_frames - 1, fps=self._fps)
-        cuts = self._cuts | {cut.frame_num for cut in self._hard.post_process(last)}
-        in_fade = np.zeros(num_frames, bool)
-        for first, end in self._fade_runs(last):
-            in_fade[first:end] = True
-        edges = sorted({0, *cuts, *_changes(in_fade), num_frames})
-        return [range(a, b) for a, b in pairwise(edges) if not in_fade[a]]
-
-    def _fade_runs(self, last: FrameTimecode) -> list[tuple[int, int]]:
-        if self._config.fade_luma <= 0:
-            return []
-        cuts = self._fade_cuts | {cut.frame_num for cut in self._fades.post_process(last)}
-        if self._luma[0] < self._config.fade_luma:
-            cuts.add(0)
-        return [self._fade_around(cut) for cut in cuts]
-
-    def _fade_around(self, cut: int) -> tuple[int, int]:
-        """The frames of a fade: the dark ones around `cut`, and the ramps at both sides."""
-        luma, dark = self._luma, self._config.fade_luma
-        reach = round(_MAX_FADE_S * self._fps)
-        first = end = min(cut, len(luma) - 1)
-        while first > 0 and luma[first - 1] < dark:
-            first -= 1
-        while end < len(luma) and luma[end] < dark:
-            end += 1
-        ramp_start, ramp_end = first, end
-        while (
-            ramp_start > 0
-            and first - ramp_start < reach
-            and luma[ramp_start - 1] - luma[ramp_start] > _MIN_FADE_STEP
-        ):
-            ramp_start -= 1
-        while (
-            0 < ramp_end < len(luma) - 1
-            and ramp_end - end < reach
-            and luma[ramp_end + 1] - luma[ramp_end] > _MIN_FADE_STEP
-        ):
-            ramp_end += 1
-        return ramp_start, ramp_end
+        """Runs of frame numbers, in order. No frame of a transition is in one."""
+        found = self.transitions()
+        starts = [0, *(transition.after for transition in found)]
+        ends = [*(transition.first for transition in found), self._num_frames]
+        return [range(a, b) for a, b in zip(starts, ends, strict=True) if a < b]
 
 
 def split_into_clips(
-    shots: Sequence[range], times_s: Sequence[float], end_s: float, max_clip_s: float
+    shots: Sequence[range], times_s: Sequence[float], end_s: float, config: ShotConfig
 ) -> list[Span]:
-    """Shots as spans of time; a shot longer than `max_clip_s` becomes equal parts.
+    """Shots as spans of time, trimmed at both ends; a long one becomes several clips.
 
-    `times_s` holds the presentation time of every frame, `end_s` the end of the last one.
+    They are equal parts no longer than `max_clip_s`, or `stride_s` long but for the last. `times_s` holds the
+    presentation time of every frame, `end_s` the end of the last one. A shot that trimming leaves nothing of is no
+    clip.
     """
     clips: list[Span] = []
-    for shot in shots:
+    for whole in shots:
+        shot = _trimmed(whole, times_s, end_s, config)
+        if not shot:
+            continue
         start_s = times_s[shot.start]
-        stop_s = times_s[shot.stop] if shot.stop < len(times_s) else end_s
-        num_parts = max(1, int(np.ceil((stop_s - start_s) / max_clip_s - 1e-9)))
+        stop_s = _time_at(shot.stop, times_s, end_s)
+        if config.stride_s is None:
+            num_parts = max(1, int(np.ceil((stop_s - start_s) / config.max_clip_s - 1e-9)))
+            part_s = (stop_s - start_s) / num_parts
+        else:
+            num_parts = max(1, int(np.ceil((stop_s - start_s) / config.stride_s - 1e-6)))
+            part_s = config.stride_s
+        # Less than any distance of two frames: times went through float.
         marks = [
-            bisect_left(times_s, start_s + (stop_s - start_s) * part / num_parts)
+            bisect_left(times_s, start_s + part_s * part - 1e-6, lo=shot.start, hi=shot.stop)
             for part in range(num_parts)
         ]
         for first, after in pairwise([*marks, shot.stop]):
-            part_end_s = times_s[after] if after < len(times_s) else end_s
             if after > first:
-                clips.append(Span(times_s[first], part_end_s, after - first))
+                clips.append(Span(times_s[first], _time_at(after, times_s, end_s), after - first))
     return clips
 
 
-def _changes(flags: NDArray[np.bool_]) -> list[int]:
-    return [int(i) + 1 for i in np.flatnonzero(flags[1:] != flags[:-1])]
+def _trimmed(shot: range, times_s: Sequence[float], end_s: float, config: ShotConfig) -> range:
+    start_s = times_s[shot.start] + config.trim_start_s
+    stop_s = _time_at(shot.stop, times_s, end_s) - config.trim_end_s
+    first = bisect_left(times_s, start_s - 1e-6, lo=shot.start, hi=shot.stop)
+    after = shot.stop
+    while after > first and _time_at(after, times_s, end_s) > stop_s + 1e-6:
+        after -= 1
+    return range(first, after)
+
+
+def _time_at(frame: int, times_s: Sequence[float], end_s: float) -> float:
+    return times_s[frame] if frame < len(times_s) else end_s
+
+
+def _scene_detector(config: ShotConfig) -> AdaptiveDetector | ContentDetector | None:
+    # No least length: it would let a flash hide the cut after it. Short shots are dealt with afterwards.
+    if config.detector == "adaptive":
+        return AdaptiveDetector(
+            adaptive_threshold=config.adaptive_threshold,
+            min_scene_len=1,
+            min_content_val=_MIN_CONTENT_CHANGE,
+        )
+    if config.detector == "content":
+        return ContentDetector(threshold=config.content_threshold, min_scene_len=1)
+    return None
+
+
+def _without_tiny_shots(
+    found: Sequence[Transition], num_frames: int, min_frames: float
+) -> list[Transition]:
+    """Transitions that less than a shot lies between become one; so do those near the ends of the source."""
+    kept: list[Transition] = []
+    for transition in found:
+        first = kept[-1].after if kept else 0
+        if transition.first - first >= min_frames:
+            kept.append(transition)
+        elif kept:
+            last = kept.pop()
+            kept.append(Transition(last.kind, last.first, transition.after))
+        else:
+            kept.append(Transition(transition.kind, 0, transition.after))
+    if kept and num_frames - kept[-1].after < min_frames:
+        last = kept.pop()
+        kept.append(Transition(last.kind, last.first, num_frames))
+    return kept

@@ -1,0 +1,95 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from data_engine.config import DecodeConfig, ProbeConfig, ShotConfig
+from data_engine.decode import cut_source
+from data_engine.probe import probe
+from data_engine.schema import ClipRecord, Crop
+from data_engine.sources import SourceFile
+from tests.videos import HEIGHT_PX, WIDTH_PX, Image, Shot, frames_of, moving_texture, write_video
+
+
+def boxed(shot: Shot, top: int, bottom: int, left: int = 0, right: int = 0) -> Shot:
+    """The middle of a shot between bars of studio black with a little noise."""
+
+    def draw(frame: int) -> Image:
+        noise = np.random.default_rng(frame).integers(0, 6, (HEIGHT_PX, WIDTH_PX, 3))
+        image = noise.astype(np.uint8)
+        inner = np.s_[top : HEIGHT_PX - bottom, left : WIDTH_PX - right]
+        image[inner] = shot(frame)[inner]
+        return image
+
+    return draw
+
+
+def clip_of(folder: Path, draw: Callable[[int], Image], rotation_deg: int = 0) -> ClipRecord:
+    path = write_video(folder / "a.mp4", frames_of([(draw, 60)]), rotation_deg=rotation_deg)
+    source = probe(SourceFile(path=path), ProbeConfig())
+    (clip,) = cut_source(source, ShotConfig(), DecodeConfig(), num_threads=1).clips
+    return clip
+
+
+@pytest.mark.parametrize("sides", [(24, 24, 0, 0), (0, 0, 40, 40), (24, 12, 32, 32)])
+def test_bars_are_found_to_the_pixel(tmp_path: Path, sides: tuple[int, int, int, int]) -> None:
+    top, bottom, left, right = sides
+    crop = clip_of(tmp_path, boxed(moving_texture(1), *sides)).crop
+    assert crop is not None
+    found = (
+        crop.top_px,
+        HEIGHT_PX - crop.top_px - crop.height_px,
+        crop.left_px,
+        WIDTH_PX - crop.left_px - crop.width_px,
+    )
+    assert found == pytest.approx((top, bottom, left, right), abs=2)
+
+
+def test_a_crop_is_in_display_pixels_of_a_large_turned_source(tmp_path: Path) -> None:
+    def draw(frame: int) -> Image:
+        image = boxed(moving_texture(1), 24, 24)(frame)
+        return cv2.resize(image, (1280, 720), interpolation=cv2.INTER_NEAREST).astype(np.uint8)
+
+    crop = clip_of(tmp_path, draw, rotation_deg=90).crop
+    assert crop is not None
+    # Bars of 96 lines at both sides of a picture 720 wide; none of their lines is in the crop.
+    assert 96 <= crop.left_px <= 100
+    assert 620 <= crop.left_px + crop.width_px <= 624
+    assert (crop.top_px, crop.height_px) == (0, 1280)
+
+
+def test_a_picture_without_bars_has_no_crop(tmp_path: Path) -> None:
+    assert clip_of(tmp_path, moving_texture(1)).crop is None
+
+
+def test_a_night_sky_is_no_bar(tmp_path: Path) -> None:
+    def draw(frame: int) -> Image:
+        image = (moving_texture(1)(frame) * 0.02).astype(np.uint8)
+        # Lit windows below a dark sky.
+        image[110:120, 60:80] = 200
+        image[90:180, 200:230] = 160
+        return image
+
+    assert clip_of(tmp_path, draw).crop is None
+
+
+def test_a_scene_that_is_dark_for_a_while_keeps_its_bars(tmp_path: Path) -> None:
+    bright = boxed(moving_texture(1), 24, 24)
+
+    def draw(frame: int) -> Image:
+        return (bright(frame) * (0.05 if frame < 20 else 1.0)).astype(np.uint8)
+
+    path = write_video(tmp_path / "a.mp4", frames_of([(draw, 60)]))
+    source = probe(SourceFile(path=path), ProbeConfig())
+    config = ShotConfig(detector="none", stride_s=5.0)
+    (clip,) = cut_source(source, config, DecodeConfig(), num_threads=1).clips
+    assert clip.crop == Crop(left_px=0, top_px=24, width_px=WIDTH_PX, height_px=HEIGHT_PX - 48)
+
+
+def test_luminance_and_sharpness_are_those_of_the_picture(tmp_path: Path) -> None:
+    plain = clip_of(tmp_path / "plain", moving_texture(1))
+    with_bars = clip_of(tmp_path / "bars", boxed(moving_texture(1), 30, 30))
+    for name in ("luminance", "sharpness"):
+        assert with_bars.score(name) == pytest.approx(plain.score(name), rel=0.2)

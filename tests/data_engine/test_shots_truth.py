@@ -1,0 +1,57 @@
+"""Shots against films whose transitions are known. A short set always; the whole of it, with its targets, is slow."""
+
+from pathlib import Path
+
+import pytest
+
+from data_engine.config import DecodeConfig, ProbeConfig, ShotConfig
+from data_engine.decode import cut_source
+from data_engine.probe import probe
+from data_engine.sources import SourceFile
+from tests.data_engine.truth_set import (
+    RATES,
+    Film,
+    Verdict,
+    films_from_photographs,
+    judge_clips,
+)
+
+# The bound on frames of another shot or a transition inside clips.
+MAX_FOREIGN_SHARE = 0.005
+
+WHOLE_SHOTS = ShotConfig(max_clip_s=1000.0)
+
+
+def verdict_on(films: list[Film], folder: Path) -> Verdict:
+    total = Verdict()
+    for film in films:
+        source = probe(SourceFile(path=film.write(folder)), ProbeConfig())
+        cut = cut_source(source, WHOLE_SHOTS, DecodeConfig(frames_per_s=0.2), num_threads=1)
+        total.add(judge_clips(film, cut.clips))
+    return total
+
+
+def check(verdict: Verdict) -> None:
+    found = str(verdict)
+    assert verdict.hard.f1 >= 0.97, found
+    assert verdict.gradual.f1 >= 0.85, found
+    assert verdict.num_foreign <= MAX_FOREIGN_SHARE * verdict.num_in_clips, found
+    # Safe margins must not eat the shots.
+    assert verdict.num_in_clips >= 0.9 * verdict.num_in_shots, found
+
+
+def test_a_film_is_the_same_each_time_and_of_another_seed_another() -> None:
+    (first,), (again,) = films_from_photographs(1, seed=3), films_from_photographs(1, seed=3)
+    assert first.transitions == again.transitions
+    assert all((a() == b()).all() for a, b in zip(first.draw[::50], again.draw[::50], strict=True))
+    assert films_from_photographs(1, seed=4)[0].transitions != first.transitions
+
+
+@pytest.mark.slow
+def test_transitions_of_a_small_set_are_found(tmp_path: Path) -> None:
+    check(verdict_on(films_from_photographs(len(RATES), seed=0), tmp_path))
+
+
+@pytest.mark.slow
+def test_transitions_of_films_at_all_rates_are_found(tmp_path: Path) -> None:
+    check(verdict_on(films_from_photographs(3 * len(RATES), seed=1), tmp_path))
