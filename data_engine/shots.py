@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,9 @@ from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
 from data_engine.config import ShotConfig
 from data_engine.transitions import Transition, TransitionFinder, join, thumbnail
-from data_engine.transnet import TransNetDetector
+
+if TYPE_CHECKING:
+    from data_engine.transnet import TransNetDetector
 
 # The adaptive detector's own limit on the absolute change of a cut, 15 by default, misses cuts between pictures of
 # like colours. What a lower one lets in besides, the check of each cut turns down.
@@ -50,11 +53,7 @@ class ShotDetector:
         self._num_frames = 0
         self._thumbnails: list[NDArray[np.uint8]] = []
         self._scene_detector = _scene_detector(config)
-        self._network = (
-            TransNetDetector(config.transnetv2_threshold)
-            if config.detector == "transnetv2"
-            else None
-        )
+        self._network = _network(config)
         self._candidates: set[int] = set()
 
     def add(self, frame_bgr: NDArray[np.uint8]) -> None:
@@ -147,6 +146,15 @@ def _scene_detector(config: ShotConfig) -> AdaptiveDetector | ContentDetector | 
     if config.detector == "content":
         return ContentDetector(threshold=config.content_threshold, min_scene_len=1)
     return None
+
+
+def _network(config: ShotConfig) -> "TransNetDetector | None":
+    if config.detector != "transnetv2":
+        return None
+    # Here, because it loads torch, which no other detector needs.
+    from data_engine.transnet import TransNetDetector
+
+    return TransNetDetector(config.transnetv2_threshold)
 
 
 def _without_tiny_shots(

@@ -26,10 +26,15 @@ def boxed(shot: Shot, top: int, bottom: int, left: int = 0, right: int = 0) -> S
     return draw
 
 
-def clip_of(folder: Path, draw: Callable[[int], Image], rotation_deg: int = 0) -> ClipRecord:
+def clip_of(
+    folder: Path,
+    draw: Callable[[int], Image],
+    rotation_deg: int = 0,
+    decode: DecodeConfig | None = None,
+) -> ClipRecord:
     path = write_video(folder / "a.mp4", frames_of([(draw, 60)]), rotation_deg=rotation_deg)
     source = probe(SourceFile(path=path), ProbeConfig())
-    (clip,) = cut_source(source, ShotConfig(), DecodeConfig(), num_threads=1).clips
+    (clip,) = cut_source(source, ShotConfig(), decode or DecodeConfig(), num_threads=1).clips
     return clip
 
 
@@ -50,14 +55,15 @@ def test_bars_are_found_to_the_pixel(tmp_path: Path, sides: tuple[int, int, int,
 def test_a_crop_is_in_display_pixels_of_a_large_turned_source(tmp_path: Path) -> None:
     def draw(frame: int) -> Image:
         image = boxed(moving_texture(1), 24, 24)(frame)
-        return cv2.resize(image, (1280, 720), interpolation=cv2.INTER_NEAREST).astype(np.uint8)
+        return cv2.resize(image, (640, 360), interpolation=cv2.INTER_NEAREST).astype(np.uint8)
 
-    crop = clip_of(tmp_path, draw, rotation_deg=90).crop
+    small = DecodeConfig(frame_long_side_px=320)
+    crop = clip_of(tmp_path, draw, rotation_deg=90, decode=small).crop
     assert crop is not None
-    # Bars of 96 lines at both sides of a picture 720 wide; none of their lines is in the crop.
-    assert 96 <= crop.left_px <= 100
-    assert 620 <= crop.left_px + crop.width_px <= 624
-    assert (crop.top_px, crop.height_px) == (0, 1280)
+    # Bars of 48 lines at both sides of a picture 360 wide; none of their lines is in the crop.
+    assert 48 <= crop.left_px <= 52
+    assert 308 <= crop.left_px + crop.width_px <= 312
+    assert (crop.top_px, crop.height_px) == (0, 640)
 
 
 def test_a_picture_without_bars_has_no_crop(tmp_path: Path) -> None:

@@ -53,5 +53,5 @@ def test_transitions_of_a_small_set_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_transitions_of_films_at_all_rates_are_found(tmp_path: Path) -> None:
-    check(verdict_on(films_from_photographs(3 * len(RATES), seed=1), tmp_path))
+def test_transitions_of_other_films_are_found(tmp_path: Path) -> None:
+    check(verdict_on(films_from_photographs(2 * len(RATES), seed=1), tmp_path))
