@@ -105,7 +105,9 @@ class TransitionFinder:
 
     def cuts(self, candidates: Sequence[int]) -> list[int]:
         """The candidates that are neither flashes nor fast motion."""
-        flash_edges = {t for t in np.flatnonzero(self._steps > _MIN_JUMP) if self._is_taken_back(t)}
+        flash_edges = {
+            t for t in map(int, np.flatnonzero(self._steps > _MIN_JUMP)) if self._is_taken_back(t)
+        }
         return [
             cut
             for cut in sorted(set(candidates))
@@ -331,7 +333,7 @@ def _best_ramp(
     `shares` was measured with may lie inside the dissolve. The variance does not mind motion.
     """
     num_frames = len(shares)
-    along = np.arange(num_frames, dtype=np.float32)
+    along = np.arange(num_frames, dtype=np.float64)
     grid = max(1, num_frames // 40)
     stops = np.arange(middle + 1, num_frames, grid)
     best, least = (0, num_frames - 1), np.inf
@@ -347,13 +349,13 @@ def _best_ramp(
     return best
 
 
-def _misfit(basis_QTK: NDArray[np.float32], values_T: NDArray[np.float32]) -> NDArray[np.float64]:
+def _misfit(basis_QTK: NDArray[np.float64], values_T: NDArray[np.float32]) -> NDArray[np.float64]:
     """Share of the variance of `values_T` that the best combination of each basis leaves over."""
-    basis = basis_QTK.astype(np.float64)
-    squares_QKK = np.einsum("qtk,qtl->qkl", basis, basis) + 1e-6 * np.eye(basis.shape[-1])
-    along_QK = np.einsum("qtk,t->qk", basis, values_T)
+    squares_QKK = np.einsum("qtk,qtl->qkl", basis_QTK, basis_QTK)
+    squares_QKK += 1e-6 * np.eye(basis_QTK.shape[-1])
+    along_QK = np.einsum("qtk,t->qk", basis_QTK, values_T)
     weights_QK = np.linalg.solve(squares_QKK, along_QK[..., None])[..., 0]
-    left_QT = values_T - np.einsum("qtk,qk->qt", basis, weights_QK)
+    left_QT = values_T - np.einsum("qtk,qk->qt", basis_QTK, weights_QK)
     return (left_QT**2).mean(1) / max(float(values_T.var()), 1e-6)
 
 

@@ -4,6 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -13,7 +14,7 @@ from data_engine.errors import DetectorError
 from data_engine.probe import probe
 from data_engine.shots import split_into_clips
 from data_engine.sources.listing import local_source
-from tests.videos import faded, frames_of, moving_texture, write_video
+from tests.videos import Image, faded, frames_of, moving_texture, write_video
 
 
 def cut(path: Path, shots: ShotConfig | None = None) -> CutSource:
@@ -47,6 +48,30 @@ def test_no_frame_of_a_fade_belongs_to_a_clip(tmp_path: Path) -> None:
     assert 1.2 <= before[1] <= 36 / 25
     assert 64 / 25 <= after[0] <= 2.8
     assert after[1] == 4.0
+
+
+def test_no_frame_of_a_dissolve_belongs_to_a_clip(tmp_path: Path) -> None:
+    first, second = moving_texture(1, 1.0), moving_texture(2, 1.0)
+
+    def draw(frame: int) -> Image:
+        share = np.clip((frame - 39) / 16, 0, 1)
+        return (first(frame) * (1 - share) + second(frame) * share).astype(np.uint8)
+
+    path = write_video(tmp_path / "film.mp4", frames_of([(draw, 95)]), fps=25)
+    (before, after) = spans(path)
+    # Frames 40 to 54 mix both shots.
+    assert 1.3 <= before[1] <= 40 / 25
+    assert 55 / 25 <= after[0] <= 2.5
+
+
+def test_a_flash_is_no_cut(tmp_path: Path) -> None:
+    shot = moving_texture(1, 1.0)
+
+    def draw(frame: int) -> Image:
+        return (shot(frame) * 0.2 + 200).astype(np.uint8) if frame in (30, 31) else shot(frame)
+
+    path = write_video(tmp_path / "film.mp4", frames_of([(draw, 75)]), fps=25)
+    assert spans(path) == [(0.0, 3.0)]
 
 
 def test_cut_times_follow_a_variable_frame_rate(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Shots against films whose transitions are known. A short set always; the whole of it, with its targets, is slow."""
+"""Shots against films whose transitions are known. Those of other seeds than it was made with are in benchmarks."""
 
 from pathlib import Path
 
