@@ -4,9 +4,15 @@ import io
 from fractions import Fraction
 
 import av
+import cv2
+import numpy as np
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
 
+from data_engine.buckets import encoded_size
 from data_engine.config import ShardConfig
-from data_engine.container import fit_short_side, upright_rgb
+from data_engine.container import upright_rgb
 from data_engine.decode import decode_span
 from data_engine.errors import DecodeError
 from data_engine.schema import ClipRecord
@@ -26,11 +32,13 @@ def encode_clip(
 ) -> bytes:
     """The frames of the clip at training size, with the timing of the source. A key frame every second.
 
+    Letterbox bars are left out.
+
     Raises:
         DecodeError: the span does not decode to the number of frames that was cut.
         UnreadableSourceError: the source is gone, out of reach or no longer a video.
     """
-    height_px, width_px = fit_short_side(record.height_px, record.width_px, config.short_side_px)
+    height_px, width_px = encoded_size(record, config)
     output = io.BytesIO()
     num_frames = 0
     # bitexact: no version string and no date in the file.
@@ -42,11 +50,14 @@ def encode_clip(
         stream.codec_context.time_base = _TIME_BASE
         stream.codec_context.gop_size = max(1, round(record.fps))
         for frame, time_s in decode_span(location, record.start_s, record.end_s, num_threads):
-            image = upright_rgb(frame, height_px, width_px, frame.rotation)
-            encoded = av.VideoFrame.from_ndarray(image, format="rgb24")
-            encoded.pts = round((time_s - record.start_s) / _TIME_BASE)
-            encoded.time_base = _TIME_BASE
-            container.mux(stream.encode(encoded))
+            try:
+                image = _picture(frame, record, height_px, width_px)
+                encoded = av.VideoFrame.from_ndarray(image, format="rgb24")
+                encoded.pts = round((time_s - record.start_s) / _TIME_BASE)
+                encoded.time_base = _TIME_BASE
+                container.mux(stream.encode(encoded))
+            except FFmpegError as error:
+                raise DecodeError(f"cannot encode the frame at {time_s:.2f} s: {error}") from error
             num_frames += 1
         container.mux(stream.encode(None))
     if num_frames != record.num_frames:
@@ -54,3 +65,19 @@ def encode_clip(
             f"clip {record.clip_id} has {num_frames} frames now, {record.num_frames} when it was cut"
         )
     return output.getvalue()
+
+
+def _picture(
+    frame: VideoFrame, record: ClipRecord, height_px: int, width_px: int
+) -> NDArray[np.uint8]:
+    """The frame as HxWx3 RGB at this size, upright and without its bars."""
+    crop = record.crop
+    if crop is None:
+        return upright_rgb(frame, height_px, width_px, frame.rotation)
+    # Cut before it is scaled: afterwards the edge would lie within a pixel.
+    whole = upright_rgb(frame, record.height_px, record.width_px, frame.rotation)
+    inside = whole[
+        crop.top_px : crop.top_px + crop.height_px, crop.left_px : crop.left_px + crop.width_px
+    ]
+    scaled = cv2.resize(inside, (width_px, height_px), interpolation=cv2.INTER_AREA)
+    return scaled.astype(np.uint8, copy=False)

@@ -116,9 +116,14 @@ def decode_span(
         assert time_base is not None, "a stream that was probed has a time base"
         try:
             container.seek(int(max(0.0, start_s) / time_base), stream=stream, backward=True)
+            last_s = float("-inf")
             for frame in decode_frames(container, stream):
+                # As when it was cut: a frame without a later time than the one before is not counted.
+                if frame.pts is None or frame.time <= last_s:
+                    continue
+                last_s = frame.time
                 # Half a tick of slack: times went through float.
-                if frame.pts is None or frame.time < start_s - float(time_base) / 2:
+                if frame.time < start_s - float(time_base) / 2:
                     continue
                 if frame.time >= end_s - float(time_base) / 2:
                     return

@@ -114,7 +114,7 @@ def footage_shot(path: Path, start_s: float, end_s: float) -> TimedShot:
 def _read(path: Path, start_s: float, end_s: float) -> list[Image]:
     return [
         frame.to_ndarray(format="rgb24", width=WIDTH_PX, height=HEIGHT_PX).astype(np.uint8)
-        for frame, _ in decode_span(path, start_s, end_s)
+        for frame, _ in decode_span(str(path), start_s, end_s)
     ]
 
 

@@ -1,15 +1,18 @@
+import io
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 
-from data_engine.config import DecodeConfig, ProbeConfig, ShotConfig
+from data_engine.config import DecodeConfig, ProbeConfig, ShardConfig, ShotConfig
+from data_engine.cutting import encode_clip
 from data_engine.decode import cut_source
 from data_engine.probe import probe
 from data_engine.schema import ClipRecord, Crop
-from data_engine.sources import SourceFile
+from data_engine.sources.listing import local_source
 from tests.videos import HEIGHT_PX, WIDTH_PX, Image, Shot, frames_of, moving_texture, write_video
 
 
@@ -33,7 +36,7 @@ def clip_of(
     decode: DecodeConfig | None = None,
 ) -> ClipRecord:
     path = write_video(folder / "a.mp4", frames_of([(draw, 60)]), rotation_deg=rotation_deg)
-    source = probe(SourceFile(path=path), ProbeConfig())
+    source = probe(local_source(path), ProbeConfig())
     (clip,) = cut_source(source, ShotConfig(), decode or DecodeConfig(), num_threads=1).clips
     return clip
 
@@ -88,7 +91,7 @@ def test_a_scene_that_is_dark_for_a_while_keeps_its_bars(tmp_path: Path) -> None
         return (bright(frame) * (0.05 if frame < 20 else 1.0)).astype(np.uint8)
 
     path = write_video(tmp_path / "a.mp4", frames_of([(draw, 60)]))
-    source = probe(SourceFile(path=path), ProbeConfig())
+    source = probe(local_source(path), ProbeConfig())
     config = ShotConfig(detector="none", stride_s=5.0)
     (clip,) = cut_source(source, config, DecodeConfig(), num_threads=1).clips
     assert clip.crop == Crop(left_px=0, top_px=24, width_px=WIDTH_PX, height_px=HEIGHT_PX - 48)
@@ -99,3 +102,18 @@ def test_luminance_and_sharpness_are_those_of_the_picture(tmp_path: Path) -> Non
     with_bars = clip_of(tmp_path / "bars", boxed(moving_texture(1), 30, 30))
     for name in ("luminance", "sharpness"):
         assert with_bars.score(name) == pytest.approx(plain.score(name), rel=0.2)
+
+
+def test_an_encoded_clip_has_no_bars(tmp_path: Path) -> None:
+    clip = clip_of(tmp_path, boxed(moving_texture(1), 24, 12, 32, 32))
+    assert clip.crop is not None
+    mp4 = encode_clip(clip, str(tmp_path / "a.mp4"), ShardConfig(short_side_px=100))
+    with av.open(io.BytesIO(mp4), "r") as container:
+        images = [
+            frame.to_ndarray(format="gray").astype(np.uint8) for frame in container.decode(video=0)
+        ]
+    assert len(images) == clip.num_frames
+    assert images[0].shape[0] == 100
+    mean = np.mean(images, axis=0)
+    for edge in (mean[0], mean[-1], mean[:, 0], mean[:, -1]):
+        assert edge.mean() > 0.5 * mean.mean()

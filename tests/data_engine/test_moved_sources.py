@@ -24,9 +24,14 @@ def curate(source: str, out: Path) -> tuple[list[ClipRecord], bytes]:
         for video in probed
         for clip in cut_source(video, ShotConfig(), DecodeConfig(), num_threads=1).clips
     ]
-    encoded = [EncodedClip(c, encode_clip(c, location, SHARDS)) for c, location in clips]
+    encoded: list[EncodedClip] = []
+    for clip, location in clips:
+        mp4 = encode_clip(clip, location, SHARDS)
+        path = out / f"{clip.clip_id}.mp4"
+        path.write_bytes(mp4)
+        encoded.append(EncodedClip(clip, path, len(mp4)))
     tar = out / "shard-000000.tar"
-    write_shard(tar, encoded)
+    write_shard(tar, "wide", encoded)
     return [clip for clip, _ in clips], tar.read_bytes()
 
 

@@ -7,7 +7,7 @@ import pytest
 from data_engine.config import DecodeConfig, ProbeConfig, ShotConfig
 from data_engine.decode import cut_source
 from data_engine.probe import probe
-from data_engine.sources import SourceFile
+from data_engine.sources.listing import local_source
 from tests.data_engine.truth_set import (
     RATES,
     Film,
@@ -25,7 +25,7 @@ WHOLE_SHOTS = ShotConfig(max_clip_s=1000.0)
 def verdict_on(films: list[Film], folder: Path) -> Verdict:
     total = Verdict()
     for film in films:
-        source = probe(SourceFile(path=film.write(folder)), ProbeConfig())
+        source = probe(local_source(film.write(folder)), ProbeConfig())
         cut = cut_source(source, WHOLE_SHOTS, DecodeConfig(frames_per_s=0.2), num_threads=1)
         total.add(judge_clips(film, cut.clips))
     return total

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_engine.errors import SourceError
-from data_engine.sources import SourceFile, SourceListing
-from data_engine.sources.listing import list_sources
+from data_engine.sources import SourceFile
+from data_engine.sources.listing import SourceListing, list_sources
 from data_engine.sources.storage import content_id
 
 Row = dict[str, Any]
