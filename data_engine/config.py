@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from data_engine.caption_config import CaptionConfig, HallucinationConfig
+
 
 class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -153,11 +155,6 @@ class DuplicateConfig(_Config):
     """Compare clips of one source too. The parts of a long shot look alike, so that only one of them is left."""
 
 
-class CaptionConfig(_Config):
-    captioner: Literal["template"] = "template"
-    """Which captioner writes the captions."""
-
-
 class ShardConfig(_Config):
     """How survivors are encoded and packed."""
 
@@ -194,4 +191,5 @@ class DataEngineConfig(_Config):
     """Stricter sets for later stages of training, by name: each kept clip lists those that it passes."""
     duplicates: DuplicateConfig = DuplicateConfig()
     captions: CaptionConfig = CaptionConfig()
+    hallucination: HallucinationConfig = HallucinationConfig()
     shards: ShardConfig = ShardConfig()

@@ -1,14 +1,25 @@
-"""Captions for clips, and how well each agrees with the frames it describes."""
+"""Captions for clips, what is wrong with them, and what follows from them: similarity, category, DSG-Video."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_engine.captioning import CAPTIONERS, CaptionRequest
-from data_engine.config import CaptionConfig, ScoreConfig
-from data_engine.schema import Caption, ClipRecord, Score
+from data_engine.captioning import CAPTIONERS, Captioner, CaptionRequest
+from data_engine.captioning.categories import make_categorizer
+from data_engine.captioning.chat import Failure, check_chat_model, shared_models
+from data_engine.captioning.lints import lint
+from data_engine.config import CaptionConfig, HallucinationConfig, LintConfig, ScoreConfig
+from data_engine.hallucination import dsg_scores
+from data_engine.hallucination.checker import (
+    CaptionedFrames,
+    check_hallucination_models,
+    make_checker,
+)
+from data_engine.schema import Caption, Category, ClipRecord, Score
 from data_engine.scores.classifier import ImageNetClassifier
 from data_engine.scores.motion import camera_motion
 from data_engine.scores.similarity import (
@@ -16,6 +27,9 @@ from data_engine.scores.similarity import (
     mean_cosine,
     open_clip_checkpoint,
 )
+
+FAILED = "failed"
+"""The `CaptionFinding.reason` where there is no text that could be at fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +42,51 @@ class ClipFrames:
 
 
 @dataclass(frozen=True, slots=True)
+class CaptionFinding:
+    """Why a captioner (or `dsg_video`) gave nothing for a clip: a `Fault`, or `failed`."""
+
+    step: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Description:
+    """All that this step has to say of one clip."""
+
     clip_id: str
-    caption: Caption
-    similarity_name: str
-    similarity: Score
+    captions: tuple[Caption, ...]
+    """Those that were written, in the order of the configuration, then those that came with the source."""
+    scores: dict[str, Score]
+    """Of the first caption: its similarity to the frames, and its DSG-Video counts if it was judged."""
+    category: Category | None
+    findings: tuple[CaptionFinding, ...]
+    error: str | None
+    """Set if no caption is left."""
+
+    def applied_to(self, record: ClipRecord) -> ClipRecord:
+        """The record with what was found out; to be judged by the filters next."""
+        return replace(
+            record.with_scores(self.scores),
+            captions=self.captions,
+            category=self.category,
+            error=self.error,
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        data = json.loads(text)
+        values: dict[str, Any] = {
+            **data,
+            "captions": tuple(Caption(**caption) for caption in data["captions"]),
+            "scores": {name: Score(**score) for name, score in data["scores"].items()},
+            "category": None if data["category"] is None else Category(**data["category"]),
+            "findings": tuple(CaptionFinding(**finding) for finding in data["findings"]),
+        }
+        return cls(**values)
 
 
 def check_models(scores: ScoreConfig) -> None:
@@ -45,30 +99,138 @@ def check_models(scores: ScoreConfig) -> None:
         open_clip_checkpoint(scores.open_clip_model, scores.open_clip_pretrained)
 
 
-class Describer:
-    """Loads the captioner and the image-text backend once; afterwards describes clips."""
+def check_chat_models(captions: CaptionConfig, hallucination: HallucinationConfig) -> None:
+    """Find out before any work whether every model that is asked about clips can be used.
 
-    def __init__(self, captions: CaptionConfig, scores: ScoreConfig) -> None:
+    Raises:
+        JobError: a server cannot be reached, refuses the key or has no such model; or a local model is not
+            there, is of an unknown kind, or would need code of its own.
+    """
+    for model in captions.models_used.values():
+        check_chat_model(model)
+    check_hallucination_models(hallucination)
+
+
+class Describer:
+    """Loads the captioners and the other models once; afterwards describes clips."""
+
+    def __init__(
+        self,
+        captions: CaptionConfig,
+        scores: ScoreConfig,
+        hallucination: HallucinationConfig,
+    ) -> None:
         classifier = ImageNetClassifier()
-        self._captioner = CAPTIONERS[captions.captioner](classifier=classifier)
+        open_model = shared_models()
+        self._lints = captions.lints
+        self._captioners = {
+            name: CAPTIONERS[name](captions, classifier=classifier, open_model=open_model)
+            for name in captions.captioners
+        }
         self._similarity = SIMILARITY_BACKENDS[scores.similarity](
             classifier=classifier,
             open_clip_model=scores.open_clip_model,
             open_clip_pretrained=scores.open_clip_pretrained,
         )
+        self._categorizer = make_categorizer(captions, open_model)
+        self._checker = make_checker(hallucination, classifier=classifier, open_model=open_model)
 
     def describe(self, clips: Sequence[ClipFrames]) -> list[Description]:
-        """A caption for each clip, and the mean cosine between the caption and the frames."""
-        captions = self._captioner.caption([_request(clip) for clip in clips])
-        texts_MD = self._similarity.embed_texts([caption.text for caption in captions])
+        """What can be said of each clip, in order. The trouble of one clip is in its description."""
+        requests = [_request(clip) for clip in clips]
+        by_captioner = [
+            write_captions(name, captioner, requests, self._lints)
+            for name, captioner in self._captioners.items()
+        ]
         descriptions: list[Description] = []
-        for clip, caption, text_D in zip(clips, captions, texts_MD, strict=True):
-            cosine = mean_cosine(self._similarity.embed_images(clip.images), text_D)
-            score = Score(value=cosine, backend=self._similarity.backend)
+        for clip, outcomes in zip(clips, zip(*by_captioner, strict=True), strict=True):
+            written = [outcome for outcome in outcomes if isinstance(outcome, Caption)]
+            originals = [c for c in clip.record.captions if c.source == "original"]
+            findings = tuple(o for o in outcomes if isinstance(o, CaptionFinding))
+            captions = (*written, *originals)
             descriptions.append(
-                Description(clip.record.clip_id, caption, self._similarity.score_name, score)
+                Description(
+                    clip_id=clip.record.clip_id,
+                    captions=captions,
+                    scores={},
+                    category=None,
+                    findings=findings,
+                    error=None if captions else _no_caption(findings),
+                )
             )
+        return self._study(clips, descriptions)
+
+    def _study(
+        self, clips: Sequence[ClipFrames], descriptions: list[Description]
+    ) -> list[Description]:
+        """Adds what depends on the first caption."""
+        with_text = [i for i, d in enumerate(descriptions) if d.captions]
+        if not with_text:
+            return descriptions
+        texts = [descriptions[i].captions[0].text for i in with_text]
+        categories = (
+            self._categorizer.categorize(texts) if self._categorizer else [None] * len(texts)
+        )
+        embedded_MD = self._similarity.embed_texts(texts)
+        for i, category, text_D in zip(with_text, categories, embedded_MD, strict=True):
+            cosine = mean_cosine(self._similarity.embed_images(clips[i].images), text_D)
+            score = Score(value=cosine, backend=self._similarity.backend)
+            descriptions[i] = replace(
+                descriptions[i], scores={self._similarity.score_name: score}, category=category
+            )
+        self._check(clips, descriptions, with_text)
         return descriptions
+
+    def _check(
+        self,
+        clips: Sequence[ClipFrames],
+        descriptions: list[Description],
+        with_text: Sequence[int],
+    ) -> None:
+        if self._checker is None:
+            return
+        verdicts = self._checker.check(
+            [CaptionedFrames(descriptions[i].captions[0].text, clips[i].images) for i in with_text]
+        )
+        for i, verdict in zip(with_text, verdicts, strict=True):
+            known = descriptions[i]
+            if isinstance(verdict, Failure):
+                finding = CaptionFinding("dsg_video", FAILED, verdict.reason)
+                descriptions[i] = replace(known, findings=(*known.findings, finding))
+            elif verdict.counts is not None:
+                scores = dsg_scores(verdict.counts, self._checker.backend)
+                descriptions[i] = replace(known, scores={**known.scores, **scores})
+
+
+def write_captions(
+    name: str, captioner: Captioner, requests: Sequence[CaptionRequest], lints: LintConfig
+) -> list[Caption | CaptionFinding]:
+    """A caption for each clip, or why there is none. One that fails a lint is drawn once more, if it was drawn."""
+    outcomes = [_judged(name, o, lints) for o in captioner.caption(requests)]
+    at_fault = [
+        i
+        for i, outcome in enumerate(outcomes)
+        if isinstance(outcome, CaptionFinding) and outcome.reason != FAILED
+    ]
+    if at_fault and captioner.is_random:
+        again = captioner.caption([requests[i] for i in at_fault], seed=1)
+        for i, outcome in zip(at_fault, again, strict=True):
+            outcomes[i] = _judged(name, outcome, lints)
+    return outcomes
+
+
+def _judged(name: str, outcome: Caption | Failure, lints: LintConfig) -> Caption | CaptionFinding:
+    if isinstance(outcome, Failure):
+        return CaptionFinding(name, FAILED, outcome.reason)
+    if outcome.source == "template":
+        # It says what was measured, in a fixed form: there is nothing that a model could have spoilt.
+        return outcome
+    found = lint(outcome.text, lints, outcome.prompt)
+    return outcome if found is None else CaptionFinding(name, found.fault, found.detail)
+
+
+def _no_caption(findings: Sequence[CaptionFinding]) -> str:
+    return "no caption: " + "; ".join(f"{f.step} {f.reason} ({f.detail})" for f in findings)
 
 
 def _request(clip: ClipFrames) -> CaptionRequest:

@@ -1,12 +1,14 @@
 """Captioners: what a caption is made from, and the captioners by name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_engine.captioning.chat import ChatModel, ChatModelConfig, Failure
+from data_engine.config import CaptionConfig
 from data_engine.schema import Caption
 
 if TYPE_CHECKING:
@@ -34,22 +36,91 @@ class CaptionRequest:
 
 
 class Captioner(Protocol):
-    """Writes one caption for each clip, in order."""
+    """Writes one caption for each clip, in order; a `Failure` for a clip concerns no other."""
 
-    def caption(self, requests: Sequence[CaptionRequest]) -> list[Caption]: ...
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed can give another caption."""
+        ...
+
+    def caption(
+        self, requests: Sequence[CaptionRequest], seed: int = 0
+    ) -> list[Caption | Failure]: ...
 
 
 class CaptionerFactory(Protocol):
-    """Makes a captioner; called in the worker that will use it."""
+    """Makes a captioner; called in the worker that will use it. Each takes what it needs."""
 
-    def __call__(self, *, classifier: "ImageNetClassifier") -> Captioner: ...
+    def __call__(
+        self,
+        config: CaptionConfig,
+        *,
+        classifier: "ImageNetClassifier",
+        open_model: Callable[[ChatModelConfig], ChatModel],
+    ) -> Captioner: ...
 
 
-def _make_template(*, classifier: "ImageNetClassifier") -> Captioner:
+def _make_template(
+    config: CaptionConfig,
+    *,
+    classifier: "ImageNetClassifier",
+    open_model: Callable[[ChatModelConfig], ChatModel],
+) -> Captioner:
     from data_engine.captioning.template import TemplateCaptioner
 
     return TemplateCaptioner(classifier=classifier)
 
 
-CAPTIONERS: dict[str, CaptionerFactory] = {"template": _make_template}
+def _make_vlm(
+    config: CaptionConfig,
+    *,
+    classifier: "ImageNetClassifier",
+    open_model: Callable[[ChatModelConfig], ChatModel],
+) -> Captioner:
+    from data_engine.captioning.direct import DirectCaptioner
+
+    return DirectCaptioner(
+        open_model(config.vlm), source="vlm", prompt=config.prompt, num_frames=config.num_frames
+    )
+
+
+def _make_endpoint(
+    config: CaptionConfig,
+    *,
+    classifier: "ImageNetClassifier",
+    open_model: Callable[[ChatModelConfig], ChatModel],
+) -> Captioner:
+    from data_engine.captioning.direct import DirectCaptioner
+
+    return DirectCaptioner(
+        open_model(config.endpoint),
+        source="endpoint",
+        prompt=config.prompt,
+        num_frames=config.num_frames,
+    )
+
+
+def _make_frames_then_merge(
+    config: CaptionConfig,
+    *,
+    classifier: "ImageNetClassifier",
+    open_model: Callable[[ChatModelConfig], ChatModel],
+) -> Captioner:
+    from data_engine.captioning.frames_then_merge import FramesThenMerge
+
+    return FramesThenMerge(
+        open_model(config.model_of(config.frames_by)),
+        open_model(config.model_of(config.merged_by)),
+        frame_prompt=config.frame_prompt,
+        merge_prompt=config.merge_prompt,
+        num_frames=config.num_frames,
+    )
+
+
+CAPTIONERS: dict[str, CaptionerFactory] = {
+    "template": _make_template,
+    "vlm": _make_vlm,
+    "endpoint": _make_endpoint,
+    "frames_then_merge": _make_frames_then_merge,
+}
 """The captioners by the name that the configuration uses."""

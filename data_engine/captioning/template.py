@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_engine.captioning import CaptionRequest
+from data_engine.captioning.chat import Failure
 from data_engine.schema import Caption
 from data_engine.scores.classifier import ImageNetClassifier
 
@@ -173,11 +174,12 @@ class TemplateCaptioner:
     """Names the subject (ImageNet), colours, light, movement, camera and on-screen text."""
 
     model = "embedded:template-v1"
+    is_random = False
 
     def __init__(self, *, classifier: ImageNetClassifier) -> None:
         self._classifier = classifier
 
-    def caption(self, requests: Sequence[CaptionRequest]) -> list[Caption]:
+    def caption(self, requests: Sequence[CaptionRequest], seed: int = 0) -> list[Caption | Failure]:
         return [self._caption_one(request) for request in requests]
 
     def _caption_one(self, request: CaptionRequest) -> Caption:
