@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -42,11 +43,7 @@ class EndpointChat:
     def __init__(self, config: EndpointConfig) -> None:
         assert config.model is not None, "the configuration was checked when it was made"
         self._config = config
-        self._client = httpx2.Client(
-            headers=_headers(config),
-            timeout=config.timeout_s,
-            limits=httpx2.Limits(max_connections=config.max_concurrency),
-        )
+        self._headers = _headers(config)
         self._jitter = random.Random()
 
     @property
@@ -58,13 +55,19 @@ class EndpointChat:
         return self._config.temperature > 0
 
     def ask(self, questions: Sequence[Question]) -> list[Answer | Failure]:
-        with ThreadPoolExecutor(self._config.max_concurrency) as threads:
-            return list(threads.map(self._ask_one, questions))
+        with (
+            httpx2.Client(
+                headers={"Content-Type": "application/json", **self._headers},
+                timeout=self._config.timeout_s,
+            ) as client,
+            ThreadPoolExecutor(self._config.max_concurrency) as threads,
+        ):
+            return list(threads.map(partial(self._ask_one, client), questions))
 
-    def _ask_one(self, question: Question) -> Answer | Failure:
+    def _ask_one(self, client: httpx2.Client, question: Question) -> Answer | Failure:
         body = json.dumps(self._body(question)).encode()
         for attempt in count():
-            outcome = self._try(body)
+            outcome = self._try(client, body)
             if not isinstance(outcome, _Trouble):
                 return outcome
             if attempt == self._config.max_retries:
@@ -74,13 +77,9 @@ class EndpointChat:
             time.sleep(min(max(backoff_s, outcome.wait_s), self._config.max_backoff_s))
         raise AssertionError("count() has no end")
 
-    def _try(self, body: bytes) -> "Answer | Failure | _Trouble":
+    def _try(self, client: httpx2.Client, body: bytes) -> "Answer | Failure | _Trouble":
         try:
-            response = self._client.post(
-                f"{self._config.url}/chat/completions",
-                content=body,
-                headers={"Content-Type": "application/json"},
-            )
+            response = client.post(f"{self._config.url}/chat/completions", content=body)
         except httpx2.TransportError as error:
             return _Trouble(f"{type(error).__name__}: {error}")
         if response.is_success:

@@ -56,7 +56,9 @@ class TransformersChat:
             return_tensors="pt",
             **self._padding(),
         )
-        inputs = inputs.to(self._device, dtype=self._model.dtype)
+        # Pictures come as float32, whatever the type of the weights is; token ids stay whole numbers.
+        types = {"dtype": self._model.dtype} if self._is_multimodal else {}
+        inputs = inputs.to(self._device, **types)
         sampling: dict[str, Any] = (
             {"do_sample": True, "temperature": self._config.temperature}
             if self.is_random
@@ -162,7 +164,10 @@ def _load_processor(config: TransformersConfig) -> tuple[Any, bool]:
 
 def _load_model(config: TransformersConfig, is_multimodal: bool) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.utils import logging as transformers_logging
 
+    # Bars of many workers would write over each other.
+    transformers_logging.disable_progress_bar()
     loader = AutoModelForImageTextToText if is_multimodal else AutoModelForCausalLM
     try:
         return loader.from_pretrained(

@@ -4,6 +4,7 @@ from numpy.typing import NDArray
 from skimage import data as photographs
 
 from data_engine.captioning import CAPTIONERS, CaptionRequest
+from data_engine.captioning.chat import open_chat_model
 from data_engine.captioning.template import (
     colour_phrase,
     colour_shares,
@@ -12,6 +13,8 @@ from data_engine.captioning.template import (
     with_article,
     write_caption,
 )
+from data_engine.config import CaptionConfig
+from data_engine.schema import Caption
 from data_engine.scores.classifier import ImageNetClassifier, imagenet_labels
 
 GREEN, BLUE, WHITE = (30, 140, 40), (40, 80, 210), (250, 250, 250)
@@ -147,11 +150,15 @@ def test_a_request_without_pictures_is_refused() -> None:
 def test_captions_of_different_photographs_differ_and_repeat(
     classifier: ImageNetClassifier,
 ) -> None:
-    captioner = CAPTIONERS["template"](classifier=classifier)
+    captioner = CAPTIONERS["template"](
+        CaptionConfig(), classifier=classifier, open_model=open_chat_model
+    )
     photos = [photographs.coffee(), photographs.rocket(), photographs.astronaut()]
     requests = [CaptionRequest(images=[photo] * 3, luminance=0.4) for photo in photos]
     captions = captioner.caption(requests)
     assert captions == captioner.caption(requests)
+    captions = [caption for caption in captions if isinstance(caption, Caption)]
+    assert len(captions) == len(photos)
     assert len({caption.text for caption in captions}) == len(captions)
     assert captions[0].text.startswith("An espresso in ")
     assert captions[1].text.startswith("A missile in ")
