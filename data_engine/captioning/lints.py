@@ -61,7 +61,7 @@ _MARKUP = re.compile(
 )
 _CHATTER = re.compile(
     r"""\A\s*(?: (?:sure|certainly|of\scourse|okay|ok|absolutely)\s*[,!.:]
-      | here(?:'s|\u2019s|\sis|\sare)\s(?:a|an|the|my|your)\s(?:\w+\s){0,3}?(?:caption|description|summary|paragraph)
+      | here(?:'s|\u2019s|\sis|\sare)\s(?:a|an|the|my|your)\s(?:[\w-]+\s){0,3}?(?:caption|description|summary|paragraph)
       | (?:caption|description|summary)\s*: )""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -92,7 +92,7 @@ _SCRIPTS: dict[Language, tuple[str, ...]] = {
 }
 _WORDLESS = frozenset(("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "THAI"))
 _MAX_FOREIGN_LETTERS = 0.2
-_MIN_WORDS_FOR_LANGUAGE = 6
+_MIN_FUNCTION_WORDS = 3
 # Common in one of the languages, and mostly not a word of another.
 _FUNCTION_WORD_LISTS: dict[Language, str] = {
     "en": "the and of with is are on at by to it from while there which that its",
@@ -114,8 +114,9 @@ def lint(text: str, config: LintConfig, prompt: str | None = None) -> Finding | 
     Text in quotation marks is taken as read off the screen: it may be of any language.
     """
     words = _words(text)
+    said = _QUOTED.sub(" ", text.strip().strip('"'))
     faults: Iterable[tuple[Fault, str | None]] = (
-        (Fault.REFUSAL, _match(_REFUSAL, text)),
+        (Fault.REFUSAL, _match(_REFUSAL, said)),
         (Fault.MARKUP, _match(_MARKUP, text)),
         (Fault.PROMPT_LEAK, None if prompt is None else _leak(words, _words(prompt))),
         (Fault.CHATTER, _match(_CHATTER, text)),
@@ -187,8 +188,8 @@ def _foreign(text: str, language: Language) -> str | None:
     words = _words(text)
     hits = {name: sum(word in known for word in words) for name, known in _FUNCTION_WORDS.items()}
     likeliest = max(hits, key=hits.__getitem__)
-    # Two more than expected: a name such as `Los Angeles` is no other language.
-    if len(words) >= _MIN_WORDS_FOR_LANGUAGE and hits[likeliest] >= hits[language] + 2:
+    # A margin, because names such as `Los Angeles` are no other language.
+    if hits[likeliest] >= max(_MIN_FUNCTION_WORDS, hits[language] + 2):
         return f"reads as {likeliest!r}, expected {language!r}"
     return None
 

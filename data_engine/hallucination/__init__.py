@@ -54,7 +54,7 @@ class JudgeRequest:
     questions: Sequence[ExistenceQuestion]
 
 
-Answers = list[list[bool | None]]
+Answers = Sequence[Sequence[bool | None]]
 """For each question and each frame: present, absent, or no answer."""
 
 

@@ -13,6 +13,7 @@ from data_engine.captioning.chat import (
 )
 from data_engine.config import HallucinationConfig
 from data_engine.hallucination import (
+    Answers,
     ExistenceQuestion,
     Judge,
     JudgeRequest,
@@ -67,7 +68,7 @@ class HallucinationChecker:
 
 def _verdict(
     questions: list[ExistenceQuestion] | Failure,
-    answers: list[list[bool | None]] | Failure,
+    answers: Answers | Failure,
     num_sentences: int,
 ) -> Verdict | Failure:
     if isinstance(questions, Failure):

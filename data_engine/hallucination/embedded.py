@@ -22,7 +22,8 @@ PRESENT_FROM = 0.05
 """A noun is present if some crop of the frame shows it with at least this probability above chance: the many
 classes of a dog add up to more than the one of a zebra where neither is seen."""
 ABSENT_BELOW = 0.02
-"""It is absent if all crops are below; in between there is no answer."""
+"""It is absent if all crops are below; in between there is no answer. Both limits were set by eye
+on a dozen photographs and clips."""
 
 _CROP_SHARE = 0.7
 _WIDE_ASPECT = 1.5
