@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -8,7 +9,6 @@ from sklearn.datasets import load_sample_image
 
 from data_engine.captioning.chat import open_chat_model
 from data_engine.config import HallucinationConfig
-from data_engine.container import open_video
 from data_engine.hallucination import DsgFigures, Verdict, dsg_figures
 from data_engine.hallucination.checker import (
     CaptionedFrames,
@@ -43,10 +43,9 @@ def pan_over(image_HWC: NDArray[np.uint8], path: Path) -> list[NDArray[np.uint8]
     view_px = round(0.85 * width_px) // 2 * 2
     lefts = np.linspace(0, width_px - view_px, NUM_FRAMES).astype(int)
     write_video(path, [image_HWC[:height_px, left : left + view_px] for left in lefts])
-    with open_video(path) as (container, stream):
-        return [
-            frame.to_ndarray(format="rgb24").astype(np.uint8) for frame in container.decode(stream)
-        ]
+    with av.open(str(path)) as container:
+        frames = container.decode(video=0)
+        return [frame.to_ndarray(format="rgb24").astype(np.uint8) for frame in frames]
 
 
 @pytest.fixture(scope="module")
