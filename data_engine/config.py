@@ -144,6 +144,8 @@ class FilterConfig(_Config):
     """Caption against frames, cosine of the embedded ConSE backend."""
     min_clip_similarity: Limit | None = None
     """Caption against frames, cosine of an open_clip model."""
+    max_dsg_video_i: Limit | None = None
+    """Share of the objects of the caption that no frame shows; a caption without a judged object is not scored."""
 
 
 class DuplicateConfig(_Config):

@@ -1,18 +1,18 @@
 """Captions for clips, what is wrong with them, and what follows from them: similarity, category, DSG-Video."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_engine.caption_config import CaptionConfig, HallucinationConfig, LintConfig
 from data_engine.captioning import CAPTIONERS, Captioner, CaptionRequest
 from data_engine.captioning.categories import make_categorizer
 from data_engine.captioning.chat import Failure, check_chat_model, shared_models
 from data_engine.captioning.lints import lint
-from data_engine.config import CaptionConfig, HallucinationConfig, LintConfig, ScoreConfig
+from data_engine.config import DataEngineConfig, ScoreConfig
 from data_engine.hallucination import dsg_scores
 from data_engine.hallucination.checker import (
     CaptionedFrames,
@@ -27,6 +27,13 @@ from data_engine.scores.similarity import (
     mean_cosine,
     open_clip_checkpoint,
 )
+from data_engine.scoring import scorer_versions
+from data_engine.tables import DatasetPaths, fingerprint, read_parts
+
+_HOW_TO_REACH = {
+    *("url", "api_key_variable", "timeout_s", "max_retries", "max_backoff_s", "max_concurrency")
+}
+_HOW_TO_RUN = {"device", "batch_size"}
 
 FAILED = "failed"
 """The `CaptionFinding.reason` where there is no text that could be at fault."""
@@ -73,12 +80,9 @@ class Description:
             error=self.error,
         )
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
-
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        data = json.loads(text)
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The opposite of `dataclasses.asdict`."""
         values: dict[str, Any] = {
             **data,
             "captions": tuple(Caption(**caption) for caption in data["captions"]),
@@ -109,6 +113,36 @@ def check_chat_models(captions: CaptionConfig, hallucination: HallucinationConfi
     for model in captions.models_used.values():
         check_chat_model(model)
     check_hallucination_models(hallucination)
+
+
+def captions_goal(config: DataEngineConfig) -> str:
+    """What decides the text of captions and what is said of them: the models and what they are asked.
+
+    Not where a model runs, how many are asked at a time or how long to wait for it.
+    """
+    return fingerprint(
+        *("captions", 2, config.decode, scorer_versions(config.scores).get("text")),
+        config.captions.model_dump(
+            mode="json",
+            exclude={"endpoint": _HOW_TO_REACH, "vlm": _HOW_TO_RUN, "llm": _HOW_TO_RUN},
+        ),
+        config.hallucination.model_dump(
+            mode="json",
+            exclude={
+                "endpoint": _HOW_TO_REACH,
+                "question_endpoint": _HOW_TO_REACH,
+                "transformers": _HOW_TO_RUN,
+            },
+        ),
+        config.scores.model_dump(
+            mode="json", include={"similarity", "open_clip_model", "open_clip_pretrained"}
+        ),
+    )
+
+
+def read_descriptions(config: DataEngineConfig, paths: DatasetPaths) -> Iterator[Description]:
+    """What was said so far of the clips of a data set, with this configuration."""
+    yield from map(Description.from_dict, read_parts(paths.captions, captions_goal(config)))
 
 
 class Describer:

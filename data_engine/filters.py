@@ -60,6 +60,7 @@ FRAME_THRESHOLDS = (
 CAPTION_THRESHOLDS = (
     Threshold("min_conse_similarity", "conse_similarity", Rejection.CAPTION_MISMATCH),
     Threshold("min_clip_similarity", "clip_similarity", Rejection.CAPTION_MISMATCH),
+    Threshold("max_dsg_video_i", "dsg_video_i", Rejection.HALLUCINATED),
 )
 """Over scores that need a caption."""
 

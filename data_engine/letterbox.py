@@ -122,6 +122,17 @@ def inside(image: NDArray[np.uint8], bars: Margins) -> NDArray[np.uint8]:
     return image[bars.top : height_px - bars.bottom, bars.left : width_px - bars.right]
 
 
+def without_bars(
+    image: NDArray[np.uint8], crop: Crop, source_size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """The part of a frame at any size (HxWxC) that `crop` leaves of a source of this height and width."""
+    down, across = image.shape[0] / source_size[0], image.shape[1] / source_size[1]
+    top, left = int(np.ceil(crop.top_px * down)), int(np.ceil(crop.left_px * across))
+    bottom = int((crop.top_px + crop.height_px) * down)
+    right = int((crop.left_px + crop.width_px) * across)
+    return np.ascontiguousarray(image[top:bottom, left:right])
+
+
 def _is_picture(line: NDArray[np.uint8]) -> bool:
     return float((line > _MIN_PICTURE_LUMA).mean()) >= _MIN_EDGE_SHARE
 

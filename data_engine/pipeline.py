@@ -14,7 +14,7 @@ moment: run again, it goes on where it was. Only the steps and `ray_rows` know R
 from pathlib import Path
 
 from data_engine.config import DataEngineConfig
-from data_engine.describing import check_models
+from data_engine.describing import check_chat_models, check_models
 from data_engine.ray_rows import OnProgress
 from data_engine.report import RunReport, summarize, write_report
 from data_engine.scoring import check_scorers
@@ -48,6 +48,7 @@ def curate(
     # Before hours of decoding, since captions come last.
     check_scorers(config.scores)
     check_models(config.scores)
+    check_chat_models(config.captions, config.hallucination)
     probe_sources(config, source, paths, on_progress)
     score_clips(config, paths, on_progress)
     filter_clips(config, paths)

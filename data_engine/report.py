@@ -2,8 +2,8 @@
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from data_engine import plots, statistics
 from data_engine.config import DataEngineConfig
+from data_engine.describing import read_descriptions
 from data_engine.errors import TableError
 from data_engine.filters import ALL_THRESHOLDS, Threshold, measured, resolve_percentiles
 from data_engine.schema import MANIFEST_NAME, ClipRecord, ClipStatus, Rejection, ShardManifest
@@ -64,9 +65,6 @@ class RunReport:
             left -= self.num_failed
             steps.append(("not failed", left))
         return steps
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def count_cut(paths: DatasetPaths) -> int:
@@ -188,12 +186,24 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
         name: _sheet(paths, [(at.clip, _at_limit(at)) for at in near])
         for name, near in statistics.at_limits(config.filters, clips, _AT_LIMIT).items()
     }
-    _write_card(paths, clips, report)
+    captioners = statistics.by_captioner(clips, read_descriptions(config, paths))
+    categories = _categories(clips)
+    judged = statistics.hallucination(clips)
+    card = _template("data_card.md").render(
+        **_card(paths, clips, report),
+        captioners=captioners,
+        categories=categories,
+        hallucination=judged,
+    )
+    write_text(paths.report / "DATA_CARD.md", card + "\n")
     page = _template("report.html").render(
         report=report,
         sources=statistics.by_source(clips),
         at_limits={name: _data_uri("at.jpg", sheet) for name, sheet in at_limits.items()},
         quarantine=read_quarantine(paths),
+        captioners=captioners,
+        categories=categories,
+        hallucination=judged,
         examples=[c for c in clips if c.status is ClipStatus.KEPT][:_MAX_EXAMPLES],
         backends=_backends(clips),
         attributions=sorted({c.attribution for c in clips if c.attribution}),
@@ -205,24 +215,33 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
     return paths.report / "index.html"
 
 
-def _write_card(paths: DatasetPaths, clips: Sequence[ClipRecord], report: RunReport) -> None:
+def _card(paths: DatasetPaths, clips: Sequence[ClipRecord], report: RunReport) -> dict[str, Any]:
     kept = [clip for clip in clips if clip.status is ClipStatus.KEPT]
-    first = [clip.captions[0] for clip in kept if clip.captions]
     manifest = read_manifest(paths)
-    card = _template("data_card.md").render(
-        report=report,
-        attributions=sorted({clip.attribution for clip in clips if clip.attribution}),
-        sources=statistics.by_source(clips),
-        subsets=statistics.counted([name for clip in kept for name in clip.subsets]),
-        spreads=statistics.spreads(clips),
-        buckets=statistics.counted(
+    return {
+        "report": report,
+        "attributions": sorted({clip.attribution for clip in clips if clip.attribution}),
+        "sources": statistics.by_source(clips),
+        "subsets": statistics.counted([name for clip in kept for name in clip.subsets]),
+        "spreads": statistics.spreads(clips),
+        "buckets": statistics.counted(
             [s.bucket for s in (manifest.shards if manifest else ()) for _ in s.samples]
         ),
-        categories=statistics.counted([c.category.name for c in kept if c.category is not None]),
-        captioners=statistics.counted([f"{c.source}: {c.model}" for c in first]),
-        backends=_backends(clips),
+        "models": statistics.counted(
+            [
+                f"{clip.captions[0].source}: {clip.captions[0].model}"
+                for clip in kept
+                if clip.captions
+            ]
+        ),
+        "backends": _backends(clips),
+    }
+
+
+def _categories(clips: Sequence[ClipRecord]) -> Mapping[str, int]:
+    return statistics.counted(
+        [c.category.name for c in clips if c.category is not None and c.status is ClipStatus.KEPT]
     )
-    write_text(paths.report / "DATA_CARD.md", card + "\n")
 
 
 def _template(name: str) -> jinja2.Template:

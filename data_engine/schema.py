@@ -49,6 +49,7 @@ class Rejection(StrEnum):
     UNSAFE = "unsafe"
     DUPLICATE = "duplicate"
     CAPTION_MISMATCH = "caption_mismatch"
+    HALLUCINATED = "hallucinated"
     NOT_SCORED = "not_scored"
 
 

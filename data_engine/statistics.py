@@ -1,13 +1,15 @@
 """What is in a data set, as numbers for its report and its data card."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from data_engine.config import FilterConfig
+from data_engine.describing import Description
 from data_engine.filters import ALL_THRESHOLDS, measured, resolve_percentiles
+from data_engine.hallucination import DsgCounts, dsg_counts, dsg_figures
 from data_engine.schema import ClipRecord, ClipStatus
 
 
@@ -38,6 +40,28 @@ class Spread:
     p5: float
     median: float
     p95: float
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionerCounts:
+    """What became of the clips that one captioner, or `dsg_video`, was shown."""
+
+    name: str
+    num_written: int
+    """Clips that have a caption of it."""
+    num_refused: dict[str, int]
+    """Clips for which it gave nothing, by reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hallucination:
+    """DSG-Video over all clips whose first caption one backend judged, 0 to 1."""
+
+    backend: str
+    num_clips: int
+    num_objects: int
+    dsg_video_i: float
+    dsg_video_s: float
 
 
 def by_source(clips: Sequence[ClipRecord]) -> list[SourceCounts]:
@@ -80,6 +104,39 @@ def at_limits(
             name = f"{threshold.score} {'>=' if threshold.is_minimum else '<='} {limit:.3g}"
             found[name] = sorted([*outside, *inside], key=lambda at: at.value)
     return found
+
+
+def by_captioner(
+    clips: Sequence[ClipRecord], descriptions: Iterable[Description]
+) -> list[CaptionerCounts]:
+    """One row for each source of captions, and for each step that gave nothing for some clip."""
+    ids = {clip.clip_id for clip in clips}
+    refused: dict[str, Counter[str]] = defaultdict(Counter)
+    for description in descriptions:
+        for finding in description.findings if description.clip_id in ids else ():
+            refused[finding.step][finding.reason] += 1
+    written = Counter(caption.source for clip in clips for caption in clip.captions)
+    return [
+        CaptionerCounts(name, written[name], dict(refused[name]))
+        for name in sorted({*written, *refused})
+    ]
+
+
+def hallucination(clips: Sequence[ClipRecord]) -> list[Hallucination]:
+    """The figures of each backend: sums over its clips first, then the ratios, as the paper does."""
+    counts: dict[str, list[DsgCounts]] = defaultdict(list)
+    for clip in clips:
+        found = dsg_counts(clip)
+        if found is not None:
+            counts[clip.scores["dsg_video_i"].backend].append(found)
+    rows: list[Hallucination] = []
+    for backend, judged in sorted(counts.items()):
+        figures = dsg_figures(judged)
+        if figures is not None:
+            num_objects = sum(c.num_objects for c in judged)
+            row = (figures.dsg_video_i, figures.dsg_video_s)
+            rows.append(Hallucination(backend, len(judged), num_objects, *row))
+    return rows
 
 
 def spreads(clips: Sequence[ClipRecord]) -> list[Spread]:

@@ -8,7 +8,7 @@ A data set is a folder::
     undecodable.parquet       sources that stopped decoding later, with the reason
     cuts/<source_id>.parquet  what the decode pass of one source found; its frames lie beside it
     scores/*.parquet          append-only: what the scorers of frames said, by clip, scorer and version
-    captions/*.parquet        append-only: captions and their agreement with the frames
+    captions/*.parquet        append-only: captions, what is wrong with them, and their agreement with the frames
     encoded/??/*.mp4          survivors at training size; may be deleted once the shards are written
     scored_clips.parquet      every clip with its scores, no decision
     filtered_clips.parquet    every clip with the decision of the filters
@@ -53,6 +53,7 @@ _CAPTION = pa.struct(
 )
 _CROP = pa.struct([(name, pa.int64()) for name in ("left_px", "top_px", "width_px", "height_px")])
 _CATEGORY = pa.struct([("name", pa.string()), ("backend", pa.string())])
+_FINDING = pa.struct([(name, pa.string()) for name in ("step", "reason", "detail")])
 _TEXTS = pa.map_(pa.string(), pa.string())
 
 CLIPS = pa.schema(
@@ -116,9 +117,11 @@ SCORES = pa.schema(
 CAPTIONS = pa.schema(
     [
         ("clip_id", pa.string()),
-        ("caption", _CAPTION),
-        ("similarity_name", pa.string()),
-        ("similarity", _SCORE),
+        ("captions", pa.list_(_CAPTION)),
+        ("scores", pa.map_(pa.string(), _SCORE)),
+        ("category", _CATEGORY),
+        ("findings", pa.list_(_FINDING)),
+        ("error", pa.string()),
     ]
 )
 

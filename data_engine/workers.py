@@ -23,8 +23,9 @@ from data_engine.cutting import encode_clip
 from data_engine.decode import cut_source
 from data_engine.describing import ClipFrames, Describer
 from data_engine.errors import DecodeError, RowError, UnreadableSourceError
+from data_engine.letterbox import without_bars
 from data_engine.probe import probe
-from data_engine.schema import ClipRecord, SourceVideo
+from data_engine.schema import ClipRecord, Crop, SourceVideo
 from data_engine.scoring import FrameScorers, scorer_versions
 from data_engine.shard_writer import (
     EncodedClip,
@@ -157,7 +158,7 @@ class DescribeClips:
         cv2.setNumThreads(1)
         self._paths = DatasetPaths(Path(root))
         self._made_from = made_from
-        self._describer = Describer(config.captions, config.scores)
+        self._describer = Describer(config.captions, config.scores, config.hallucination)
 
     def __call__(self, row: Row) -> Row:
         records = [ClipRecord.from_json(text) for text in row["records"]]
@@ -222,9 +223,20 @@ class WriteShard:
 def _read_images(
     paths: DatasetPaths, source_id: str, clip_ids: Sequence[str]
 ) -> dict[str, list[NDArray[np.uint8]]]:
-    """The kept frames of some clips of a source, in order of time."""
-    table = pq.read_table(paths.frames(source_id), filters=[("clip_id", "in", list(clip_ids))])
+    """The kept frames of some clips of a source, in order of time and without letterbox bars."""
+    columns = ["clip_id", "crop", "height_px", "width_px"]
+    chosen = [("clip_id", "in", list(clip_ids))]
+    cuts = pq.read_table(paths.cuts(source_id), columns=columns, filters=chosen)
+    crops = {
+        row["clip_id"]: (Crop(**row["crop"]), (row["height_px"], row["width_px"]))
+        for row in cuts.to_pylist()
+        if row["crop"] is not None
+    }
+    table = pq.read_table(paths.frames(source_id), filters=chosen)
     images: dict[str, list[NDArray[np.uint8]]] = {clip_id: [] for clip_id in clip_ids}
     for row in table.sort_by("time_s").to_pylist():
-        images[row["clip_id"]].append(decode_jpeg(row["jpeg"]))
+        image = decode_jpeg(row["jpeg"])
+        if row["clip_id"] in crops:
+            image = without_bars(image, *crops[row["clip_id"]])
+        images[row["clip_id"]].append(image)
     return images

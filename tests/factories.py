@@ -26,5 +26,5 @@ def scores(**values: float) -> dict[str, Score]:
     return {name: Score(value=value, backend="test") for name, value in values.items()}
 
 
-def caption(text: str = "A cat. Little movement.") -> Caption:
-    return Caption(text=text, source="original", model="test")
+def caption(text: str = "A cat. Little movement.", source: str = "original") -> Caption:
+    return Caption(text=text, source=source, model="test")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from data_engine.caption_config import CaptionConfig
 from data_engine.captioning.chat import ChatModel, ChatModelConfig, Failure
-from data_engine.config import CaptionConfig
 from data_engine.schema import Caption
 
 if TYPE_CHECKING:

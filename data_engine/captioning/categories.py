@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from data_engine.caption_config import CaptionConfig
 from data_engine.captioning.chat import ChatModel, ChatModelConfig, Failure, Question
-from data_engine.config import CaptionConfig
 from data_engine.schema import Category
 from data_engine.scores.similarity import MiniLM
 

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from data_engine.config import EndpointConfig, TransformersConfig
+from data_engine.caption_config import EndpointConfig, TransformersConfig
 
 Image = NDArray[np.uint8]
 Item = TypeVar("Item")

@@ -14,8 +14,8 @@ from typing import Any
 
 import httpx2
 
+from data_engine.caption_config import EndpointConfig
 from data_engine.captioning.chat import Answer, Failure, Image, Question
-from data_engine.config import EndpointConfig
 from data_engine.container import encode_jpeg
 from data_engine.errors import JobError
 

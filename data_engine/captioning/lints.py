@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from data_engine.config import Language, LintConfig
+from data_engine.caption_config import Language, LintConfig
 
 _MAX_QUOTED = 60
 

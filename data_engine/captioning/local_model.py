@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_engine.caption_config import TransformersConfig
 from data_engine.captioning.chat import Answer, Failure, Question
-from data_engine.config import TransformersConfig
 from data_engine.errors import JobError
 
 # No pickles: weights that exist only as .bin are refused instead of fetched.

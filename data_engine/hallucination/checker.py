@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from data_engine.caption_config import HallucinationConfig
 from data_engine.captioning.chat import (
     ChatModel,
     ChatModelConfig,
@@ -11,7 +12,6 @@ from data_engine.captioning.chat import (
     check_chat_model,
     evenly_spread,
 )
-from data_engine.config import HallucinationConfig
 from data_engine.hallucination import (
     Answers,
     ExistenceQuestion,

@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from data_engine.config import DataEngineConfig
+from data_engine.describing import Description, captions_goal, check_chat_models, read_descriptions
 from data_engine.filters import ALL_THRESHOLDS, CAPTION_THRESHOLDS, judge, rejection
 from data_engine.filters import resolve_percentiles as resolve
 from data_engine.ray_rows import OnProgress, map_rows
-from data_engine.schema import Caption, ClipRecord, ClipStatus, Score
+from data_engine.schema import ClipRecord, ClipStatus
 from data_engine.scoring import check_scorers, scorer_versions
 from data_engine.steps.scoring import scores_goal
 from data_engine.steps.work import (
@@ -36,13 +37,14 @@ def caption_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: On
     """Write the table of the clips that were kept, with captions; a caption that does not fit is a reason."""
     save_config(config, paths)
     check_scorers(config.scores)
-    parts_goal = fingerprint("captions", config.decode, config.captions, config.scores)
+    parts_goal = captions_goal(config)
     limits = {t.field: t.limit(config.filters) for t in CAPTION_THRESHOLDS}
     goal = fingerprint(
         "captioned", made_from(paths.deduplicated_clips), parts_goal, limits, config.subsets
     )
     if is_done(paths.captioned_clips, goal):
         return
+    check_chat_models(config.captions, config.hallucination)
     records = [r for r in read_clips(paths.deduplicated_clips) if r.status is ClipStatus.KEPT]
     done = {row["clip_id"] for row in read_parts(paths.captions, parts_goal, ["clip_id"])}
     texts = _texts_read(config, paths)
@@ -58,7 +60,7 @@ def caption_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: On
     settings = {"config": config, "root": str(paths.root), "made_from": parts_goal}
     counted = Counter("caption", len(records), "clips", on_progress, done=len(done))
     finished = map_rows(rows, DescribeClips, settings, key="key", split=split, on_row=counted)
-    described = {row["clip_id"]: row for row in read_parts(paths.captions, parts_goal)}
+    described = {d.clip_id: d for d in read_descriptions(config, paths)}
     captioned = [_with_caption(record, described.get(record.clip_id)) for record in records]
     decided = decide_with_captions(captioned, config)
     write_clips(paths.captioned_clips, decided, unfinished(goal, bool(finished.crashed)))
@@ -86,13 +88,10 @@ def _texts_read(config: DataEngineConfig, paths: DatasetPaths) -> dict[str, list
     }
 
 
-def _with_caption(record: ClipRecord, row: dict[str, Any] | None) -> ClipRecord:
-    if row is None:
+def _with_caption(record: ClipRecord, described: Description | None) -> ClipRecord:
+    if described is None:
         return replace(record, error=CRASHED)
-    return replace(
-        record.with_scores({row["similarity_name"]: Score(**row["similarity"])}),
-        captions=(Caption(**row["caption"]), *record.captions),
-    )
+    return described.applied_to(record)
 
 
 def decide_with_captions(

@@ -172,4 +172,4 @@ def _row(goal: str, source_id: str, clip_ids: list[str], scorers: Sequence[str])
 
 def scores_goal(config: DataEngineConfig) -> str:
     """What the parts of the score table were made from: the kept frames; versions are in their rows."""
-    return fingerprint("scores", config.decode, CUT_VERSION)
+    return fingerprint("scores", 2, config.decode, CUT_VERSION)

@@ -1,20 +1,20 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from skimage import data as photographs
 
-from data_engine.captioning import CAPTIONERS, CaptionRequest
-from data_engine.captioning.chat import open_chat_model
-from data_engine.captioning.lints import Fault
-from data_engine.config import (
+from data_engine.caption_config import (
     CaptionConfig,
     CategoryConfig,
     EndpointConfig,
     HallucinationConfig,
     LintConfig,
-    ScoreConfig,
 )
+from data_engine.captioning import CAPTIONERS, CaptionRequest
+from data_engine.captioning.chat import open_chat_model
+from data_engine.captioning.lints import Fault
+from data_engine.config import ScoreConfig
 from data_engine.describing import (
     FAILED,
     CaptionFinding,
@@ -125,7 +125,7 @@ def test_captions_of_several_captioners_stand_before_the_original_ones() -> None
     assert counts is not None
     assert (counts.num_objects, counts.num_hallucinated_objects) == (2, 0)
     assert again == description
-    assert Description.from_json(description.to_json()) == description
+    assert Description.from_dict(asdict(description)) == description
     assert ClipRecord.from_json(record.to_json()) == record
 
 

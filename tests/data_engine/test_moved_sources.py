@@ -24,6 +24,7 @@ def curate(source: str, out: Path) -> tuple[list[ClipRecord], bytes]:
         for video in probed
         for clip in cut_source(video, ShotConfig(), DecodeConfig(), num_threads=1).clips
     ]
+    out.mkdir()
     encoded: list[EncodedClip] = []
     for clip, location in clips:
         mp4 = encode_clip(clip, location, SHARDS)

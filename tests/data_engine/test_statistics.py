@@ -1,8 +1,17 @@
 import pytest
 
 from data_engine.config import FilterConfig
+from data_engine.describing import CaptionFinding, Description
+from data_engine.hallucination import DsgCounts, dsg_scores
 from data_engine.schema import Rejection
-from data_engine.statistics import at_limits, by_source, spreads
+from data_engine.statistics import (
+    CaptionerCounts,
+    at_limits,
+    by_captioner,
+    by_source,
+    hallucination,
+    spreads,
+)
 from tests.factories import caption, clip_record, scores
 
 
@@ -50,3 +59,42 @@ def test_spreads_are_those_of_the_kept_clips() -> None:
     assert found["duration (s)"].median == pytest.approx(2.0)
     assert found["duration (s)"].p95 < 4
     assert found["words in the caption"].p5 == 3
+
+
+def test_captioners_count_what_they_wrote_and_what_was_refused() -> None:
+    clips = [
+        clip_record(start_s=float(i), captions=(caption("A cat sits.", source="vlm"),))
+        for i in range(3)
+    ]
+    said = [
+        Description(
+            clip_id=clip_id,
+            captions=(),
+            scores={},
+            category=None,
+            findings=(CaptionFinding("endpoint", "refusal", "I cannot"),),
+            error=None,
+        )
+        for clip_id in (clips[0].clip_id, clips[1].clip_id, "of another time")
+    ]
+    assert by_captioner(clips, said) == [
+        CaptionerCounts("endpoint", 0, {"refusal": 2}),
+        CaptionerCounts("vlm", 3, {}),
+    ]
+
+
+def test_hallucination_sums_before_it_divides() -> None:
+    few = DsgCounts(
+        num_objects=1, num_hallucinated_objects=1, num_sentences=1, num_hallucinated_sentences=1
+    )
+    many = DsgCounts(
+        num_objects=9, num_hallucinated_objects=1, num_sentences=1, num_hallucinated_sentences=1
+    )
+    none = DsgCounts(
+        num_objects=10, num_hallucinated_objects=0, num_sentences=2, num_hallucinated_sentences=0
+    )
+    clips = [clip_record(scores=dsg_scores(counts, "judge")) for counts in (few, many, none)]
+    clips.append(clip_record())
+    (found,) = hallucination(clips)
+    assert (found.num_clips, found.num_objects) == (3, 20)
+    assert (found.dsg_video_i, found.dsg_video_s) == (0.1, 0.5)

@@ -1,6 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
+from data_engine.caption_config import CaptionConfig, CategoryConfig, EndpointConfig
 from data_engine.captioning.categories import (
     ChatCategorizer,
     EmbeddedCategorizer,
@@ -8,7 +9,6 @@ from data_engine.captioning.categories import (
 )
 from data_engine.captioning.chat import open_chat_model
 from data_engine.captioning.endpoint import EndpointChat
-from data_engine.config import CaptionConfig, CategoryConfig, EndpointConfig
 from data_engine.schema import Category
 from tests.data_engine.captioning.chat_server import MODEL, Asked, ChatServer, Reply
 

@@ -5,10 +5,10 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from data_engine.caption_config import CaptionConfig, EndpointConfig
 from data_engine.captioning import CAPTIONERS, CaptionRequest
 from data_engine.captioning.chat import Answer, ChatModel, Failure, Question, open_chat_model
 from data_engine.captioning.endpoint import EndpointChat, check_endpoint
-from data_engine.config import CaptionConfig, EndpointConfig
 from data_engine.errors import JobError
 from data_engine.schema import Caption
 from data_engine.scores.classifier import ImageNetClassifier

@@ -1,7 +1,7 @@
 import pytest
 
+from data_engine.caption_config import CaptionConfig, Language, LintConfig
 from data_engine.captioning.lints import Fault, lint, num_words
-from data_engine.config import CaptionConfig, Language, LintConfig
 
 GOOD = (
     "A man in a grey suit walks across a busy street while a red bus passes behind him. "

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from data_engine.caption_config import CaptionConfig, HallucinationConfig, TransformersConfig
 from data_engine.captioning import CAPTIONERS, CaptionRequest
 from data_engine.captioning.chat import Answer, Failure, Question, shared_models
 from data_engine.captioning.local_model import TransformersChat, check_local_model
-from data_engine.config import CaptionConfig, HallucinationConfig, TransformersConfig
 from data_engine.describing import check_chat_models
 from data_engine.errors import JobError
 from data_engine.schema import Caption

@@ -3,6 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from skimage import data as photographs
 
+from data_engine.caption_config import CaptionConfig
 from data_engine.captioning import CAPTIONERS, CaptionRequest
 from data_engine.captioning.chat import open_chat_model
 from data_engine.captioning.template import (
@@ -13,7 +14,6 @@ from data_engine.captioning.template import (
     with_article,
     write_caption,
 )
-from data_engine.config import CaptionConfig
 from data_engine.schema import Caption
 from data_engine.scores.classifier import ImageNetClassifier, imagenet_labels
 

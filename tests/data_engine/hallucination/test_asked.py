@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from data_engine.caption_config import EndpointConfig, HallucinationConfig
 from data_engine.captioning.chat import Failure, open_chat_model
-from data_engine.config import EndpointConfig, HallucinationConfig
 from data_engine.errors import JobError
 from data_engine.hallucination import DsgCounts, Verdict
 from data_engine.hallucination.asked import parse_questions, parse_yes_no

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from skimage import data as photographs
 from sklearn.datasets import load_sample_image
 
+from data_engine.caption_config import HallucinationConfig
 from data_engine.captioning.chat import open_chat_model
-from data_engine.config import HallucinationConfig
 from data_engine.hallucination import DsgFigures, Verdict, dsg_figures
 from data_engine.hallucination.checker import (
     CaptionedFrames,
