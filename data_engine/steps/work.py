@@ -32,7 +32,7 @@ def alone(step: Callable[Parameters, None]) -> Callable[Parameters, None]:
     def locked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
         paths = next(argument for argument in args if isinstance(argument, DatasetPaths))
         paths.root.mkdir(parents=True, exist_ok=True)
-        with (paths.root / ".lock").open("wb") as lock:
+        with (paths.root / ".lock").open("ab") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

@@ -138,7 +138,7 @@ def test_a_run_of_frames_too_short_for_a_shot_is_in_no_clip(tmp_path: Path) -> N
         ({"stride_s": 2.0}, "set stride_s if detector is 'none'"),
         (
             {"detector": "none", "stride_s": 20.0},
-            "between min_clip_s, which is 1.0, and max_clip_s",
+            "above max_clip_s, which is 10.0",
         ),
     ],
 )
