@@ -28,7 +28,7 @@ from data_engine.schema import ClipRecord, Crop, Score, SourceVideo, clip_id
 from data_engine.scores import motion, pixels
 from data_engine.shots import ShotDetector, Span, split_into_clips
 
-CUT_VERSION = f"shots-v1+{motion.BACKEND}+{pixels.LUMINANCE_BACKEND}+{pixels.SHARPNESS_BACKEND}"
+CUT_VERSION = f"shots-v2+{motion.BACKEND}+{pixels.LUMINANCE_BACKEND}+{pixels.SHARPNESS_BACKEND}"
 """Changes with the code of the decode pass, so that its tables are made again."""
 
 # Motion is measured over at least this long, because animation often shows each picture for two frames.
@@ -222,6 +222,7 @@ class _Pass:
             end_s=span.end_s,
             fps=span.num_frames / span.duration_s,
             num_frames=span.num_frames,
+            shot_index=span.shot_index,
             height_px=source.height_px,
             width_px=source.width_px,
             crop=crop,

@@ -67,9 +67,10 @@ def map_rows(
     if not rows:
         return Finished([], [])
     finished: list[Row] = []
-    for row in _dataset(rows, worker, settings).iter_rows():
-        on_row(row)
-        finished.append(row)
+    with _registry() as registry:
+        for row in _dataset(rows, worker, settings, registry).iter_rows():
+            on_row(row)
+            finished.append(row)
     back = {row[key] for row in finished}
     crashed: list[Row] = []
     for part in (part for row in rows if row[key] not in back for part in split(row)):
@@ -83,7 +84,7 @@ def map_rows(
 
 
 def _dataset(
-    rows: Sequence[Row], worker: type[Worker], settings: dict[str, Any]
+    rows: Sequence[Row], worker: type[Worker], settings: dict[str, Any], registry: Any
 ) -> ray.data.Dataset:
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = -1
@@ -97,7 +98,7 @@ def _dataset(
         # Bounding restarts and retries is deprecated in 2.60 although nothing replaces it yet.
         warnings.simplefilter("ignore", DeprecationWarning)
         return dataset.map(
-            worker,  # pyright: ignore[reportArgumentType]  # Ray takes a callable class, its hints do not
+            _registered(worker, registry),  # pyright: ignore[reportArgumentType]  # Ray takes a callable class, its hints do not
             fn_constructor_kwargs=settings,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_workers),
             # Less than a whole CPU: a pool of whole-CPU actors can wait for ever on a small machine.
@@ -105,6 +106,48 @@ def _dataset(
             max_restarts=2,
             max_task_retries=0,
         )
+
+
+def _registered(worker: type[Worker], registry: Any) -> type[Worker]:
+    """The same worker, but that its process says who it is before it loads anything."""
+
+    class Registered(worker):
+        def __init__(self, **settings: Any) -> None:
+            actor = ray.get_runtime_context().current_actor
+            ray.get(registry.add.remote(actor))
+            super().__init__(**settings)
+
+    # What Ray shows people.
+    Registered.__name__ = worker.__name__
+    return Registered
+
+
+@ray.remote(num_cpus=0)
+class _Registry:
+    """The worker processes of one pool."""
+
+    def __init__(self) -> None:
+        self._actors: list[Any] = []
+
+    def add(self, actor: Any) -> None:
+        self._actors.append(actor)
+
+    def actors(self) -> list[Any]:
+        return self._actors
+
+
+@contextmanager
+def _registry() -> Generator[Any]:
+    """Ends every worker that registered. Ray forgets one that was being restarted when its pool ended: it would hold
+    its CPU for the rest of the session, and on a small machine the next pool would wait for it for ever.
+    """
+    registry: Any = _Registry.remote()
+    try:
+        yield registry
+    finally:
+        for actor in ray.get(registry.actors.remote()):
+            ray.kill(actor)
+        ray.kill(registry)
 
 
 def _run_alone(row: Row, worker: type[Worker], settings: dict[str, Any]) -> Row | None:

@@ -24,6 +24,7 @@ from data_engine.tables import (
     write_atomically,
     write_text,
 )
+from data_engine.throughput import read_throughput
 
 _MAX_TILES = 24
 _MAX_EXAMPLES = 30
@@ -36,6 +37,7 @@ class RunReport:
 
     num_sources: int
     num_quarantined: int
+    num_shots: int
     num_clips: int
     num_kept: int
     num_rejected: int
@@ -90,6 +92,7 @@ def summarize(paths: DatasetPaths, clips: Sequence[ClipRecord] | None = None) ->
     return RunReport(
         num_sources=len(sources),
         num_quarantined=len(quarantine),
+        num_shots=len({(clip.source_id, clip.shot_index) for clip in clips}),
         num_clips=count_cut(paths),
         num_kept=by_status[ClipStatus.KEPT],
         num_rejected=by_status[ClipStatus.REJECTED],
@@ -201,6 +204,7 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
         sources=statistics.by_source(clips),
         at_limits={name: _data_uri("at.jpg", sheet) for name, sheet in at_limits.items()},
         quarantine=read_quarantine(paths),
+        throughput=read_throughput(paths),
         captioners=captioners,
         categories=categories,
         hallucination=judged,

@@ -115,6 +115,8 @@ class ClipRecord:
     end_s: float
     fps: float
     num_frames: int
+    shot_index: int
+    """Clips of one source with the same index are parts of one shot."""
     height_px: int
     width_px: int
     scores: dict[str, Score] = field(default_factory=dict[str, Score])
@@ -122,7 +124,7 @@ class ClipRecord:
     crop: Crop | None = None
     category: Category | None = None
     subsets: tuple[str, ...] = ()
-    """Named filter sets (`FilterSets`) that the clip passes."""
+    """Named filter sets (`DataEngineConfig.subsets`) that the clip passes."""
     duplicate_of: str | None = None
     """The clip that was kept of its group of near-duplicates, if it is not this one."""
     rejected_by: Rejection | None = None

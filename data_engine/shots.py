@@ -34,6 +34,8 @@ class Span:
     start_s: float
     end_s: float
     num_frames: int
+    shot_index: int
+    """The shot of the source, from 0, that it is the whole or a part of."""
 
     @property
     def duration_s(self) -> float:
@@ -98,7 +100,7 @@ def split_into_clips(
     clip.
     """
     clips: list[Span] = []
-    for whole in shots:
+    for shot_index, whole in enumerate(shots):
         shot = _trimmed(whole, times_s, end_s, config)
         if not shot:
             continue
@@ -117,7 +119,8 @@ def split_into_clips(
         ]
         for first, after in pairwise([*marks, shot.stop]):
             if after > first:
-                clips.append(Span(times_s[first], _time_at(after, times_s, end_s), after - first))
+                end = _time_at(after, times_s, end_s)
+                clips.append(Span(times_s[first], end, after - first, shot_index))
     return clips
 
 

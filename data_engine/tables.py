@@ -16,6 +16,7 @@ A data set is a folder::
     captioned_clips.parquet   those that were still kept, with captions
     sharded_clips.parquet     those that were still kept, after encoding
     shards/                   WebDataset tars and manifest.json
+    throughput.json           how long each stage took when it last had work to do
     report/                   index.html and its pictures
 
 Each table stores a fingerprint of what it was made from, so that a step that is asked for the same
@@ -65,6 +66,7 @@ CLIPS = pa.schema(
         ("end_s", pa.float64()),
         ("fps", pa.float64()),
         ("num_frames", pa.int64()),
+        ("shot_index", pa.int64()),
         ("height_px", pa.int64()),
         ("width_px", pa.int64()),
         ("scores", pa.map_(pa.string(), _SCORE)),
@@ -146,6 +148,10 @@ class DatasetPaths:
     @property
     def quarantine(self) -> Path:
         return self.root / "quarantine.parquet"
+
+    @property
+    def throughput(self) -> Path:
+        return self.root / "throughput.json"
 
     @property
     def undecodable(self) -> Path:

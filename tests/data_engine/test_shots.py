@@ -100,6 +100,7 @@ def test_clips_of_one_source_do_not_overlap_and_hold_every_frame_once() -> None:
     assert all(a.end_s <= b.start_s for a, b in pairwise(clips))
     assert all(clip.duration_s <= 1.7 + 1 / 24 for clip in clips)
     assert {clip.start_s for clip in clips} >= {times_s[0], times_s[110]}
+    assert [clip.shot_index for clip in clips] == [0, 0, 0, 1, 1, 1, 1]
 
 
 def test_both_ends_of_every_shot_are_trimmed() -> None:

@@ -81,6 +81,7 @@ def _sample(
         "end_s": num_frames / FPS,
         "fps": float(FPS),
         "num_frames": num_frames,
+        "shot_index": 0,
         "height_px": HEIGHT_PX,
         "width_px": WIDTH_PX,
         "captions": (Caption(text=caption, source="template", model="test"),),
