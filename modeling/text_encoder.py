@@ -12,10 +12,7 @@ import torch
 from torch import Tensor
 
 from modeling.conditioning import TextFeatures
-
-
-class TextEncoderError(ValueError):
-    """A text model that this code cannot read token states from."""
+from modeling.errors import TextEncoderError
 
 
 class TextEncoder(Protocol):

@@ -22,8 +22,10 @@ app = typer.Typer(
 )
 console = Console(soft_wrap=True)
 
-DatasetOption = Annotated[Path, typer.Option("--dataset", help="Folder of the data set.")]
-RunOption = Annotated[Path, typer.Option("--run", help="Folder of the training run.")]
+_DATASET_HELP = "Folder of the data set."
+_RUN_HELP = "Folder of the training run."
+DatasetOption = Annotated[Path, typer.Option("--dataset", help=_DATASET_HELP)]
+RunOption = Annotated[Path, typer.Option("--run", help=_RUN_HELP)]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change one field; repeatable."),
@@ -53,12 +55,12 @@ def samples(
 @app.command()
 def curate(
     source: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--source", help="Videos: a file, folder, glob, manifest or tar; also s3://, gs://."
         ),
-    ],
-    dataset: DatasetOption,
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option("--dataset", help=_DATASET_HELP)] = None,
     recipe: Annotated[str, typer.Option("--recipe", help="Named configuration.")] = "demo",
     overrides: SetOption = None,
     print_config: PrintConfigOption = False,
@@ -72,11 +74,14 @@ def curate(
     if print_config:
         console.print_json(config.model_dump_json())
         return
+    if source is None or dataset is None:
+        raise typer.BadParameter("both --source and --dataset are needed")
     from data_engine.sources.listing import list_sources
     from orchestration.summary import print_report
 
     # Before Ray starts, so that a typing error is answered at once.
     list_sources(source)
+    dataset.mkdir(parents=True, exist_ok=True)
     with ray_session(ray_address), progress_reporter(console) as reporter:
         # Only now: the session says in the environment how Ray is to behave, and Ray reads it when imported.
         from data_engine.pipeline import curate as run
@@ -122,8 +127,10 @@ def stats(
 
 @app.command()
 def train(
-    dataset: Annotated[list[Path], typer.Option("--dataset", help="Data set folder; repeatable.")],
-    run: RunOption,
+    dataset: Annotated[
+        list[Path] | None, typer.Option("--dataset", help="Data set folder; repeatable.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option("--run", help=_RUN_HELP)] = None,
     recipe: Annotated[str, typer.Option("--recipe", help="Named run.")] = "demo_tiny",
     overrides: SetOption = None,
     resume: Annotated[
@@ -140,8 +147,13 @@ def train(
     if print_config:
         console.print_json(config.model_dump_json())
         return
+    if not dataset or run is None:
+        raise typer.BadParameter("both --dataset and --run are needed")
     from orchestration.summary import print_training
+    from training.shards import ClipShards
 
+    # Before Ray starts, so that a typing error is answered at once.
+    ClipShards.open(dataset)
     with ray_session(ray_address), progress_reporter(console) as reporter:
         from training.launch import fit
 

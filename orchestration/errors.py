@@ -2,9 +2,15 @@
 
 from data_engine.errors import JobError
 from data_engine.schema import SchemaError
+from modeling.errors import AutoencoderError, TextEncoderError, WeightFlowError
 from orchestration.overrides import OverrideError
 from orchestration.ray_session import ClusterError
 from training.errors import TrainingError
 
-USER_ERRORS = (JobError, SchemaError, OverrideError, ClusterError, TrainingError)
+USER_ERRORS = (
+    *(JobError, SchemaError, OverrideError, ClusterError, TrainingError),
+    *(AutoencoderError, TextEncoderError, WeightFlowError),
+    # A path that cannot be written or read: the message of the system names it.
+    *(PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError),
+)
 """Everything else is a defect of ours and keeps its traceback."""

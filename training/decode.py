@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 
 FramesFHWC = NDArray[np.uint8]
 
+# What calls itself a clip may be a playlist that names other files or addresses: only containers that hold their own
+# data are opened.
+_OPTIONS = {"protocol_whitelist": "none", "format_whitelist": "mov,mp4,matroska,webm,avi"}
+
 
 class ClipDecodeError(Exception):
     """The bytes of a clip are not a video, or hold fewer frames than asked for."""
@@ -61,7 +65,7 @@ def decode_frames(video: bytes, wanted: Sequence[int], height_px: int, width_px:
 
 def _frame_size(video: bytes) -> tuple[int, int]:
     try:
-        with av.open(io.BytesIO(video), mode="r") as container:
+        with av.open(io.BytesIO(video), mode="r", options=_OPTIONS) as container:
             if not container.streams.video:
                 raise ClipDecodeError("holds no video stream")
             context = container.streams.video[0].codec_context
@@ -89,7 +93,7 @@ def _decode_with_pyav(video: bytes, wanted: Sequence[int], fit: Fit) -> FramesFH
     frames: list[NDArray[np.uint8]] = []
     num_decoded = 0
     try:
-        with av.open(io.BytesIO(video), mode="r") as container:
+        with av.open(io.BytesIO(video), mode="r", options=_OPTIONS) as container:
             for num_decoded, frame in enumerate(container.decode(video=0), start=1):
                 if num_decoded - 1 in left:
                     left.remove(num_decoded - 1)

@@ -3,7 +3,8 @@ import torch
 from torch import Tensor
 
 from modeling.conditioning import Conditions
-from modeling.inflate import WeightFlowError, load_stage
+from modeling.errors import WeightFlowError
+from modeling.inflate import load_stage
 from tests.modeling.builders import conditions, latents, randomize, small_model, times
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.cli import main
+from tests.videos import frames_of, moving_texture, write_video
 
 Stiv = Callable[..., tuple[int, str, str]]
 
@@ -40,7 +41,7 @@ def test_help_lists_the_commands() -> None:
     "arguments",
     [
         ("curate", "--source", "videos", "--dataset", "data", "--set", "filters.min_motion=0.25"),
-        ("train", "--dataset", "data", "--run", "run", "--set", "seed=25"),
+        ("train", "--set", "seed=25"),
     ],
 )
 def test_print_config_prints_json_with_the_override_and_does_nothing(
@@ -54,10 +55,12 @@ def test_print_config_prints_json_with_the_override_and_does_nothing(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("curate", "--source", "{tmp}", "--dataset", "{tmp}/d"), "holds no videos"),
+        (("curate", "--source", "{tmp}/empty", "--dataset", "{tmp}/d"), "holds no videos"),
         (("curate", "--source", "x", "--dataset", "d", "--recipe", "x"), "valid: demo, stiv_256"),
         (("curate", "--source", "x", "--dataset", "d", "--set", "a.b=1"), "valid: probe, decode"),
+        (("curate", "--source", "{film}", "--dataset", "{film}/d"), "Not a directory"),
         (("stats", "--dataset", "{tmp}/none"), "does not exist"),
+        (("train", "--dataset", "{tmp}/none", "--run", "{tmp}/r"), "{tmp}/none"),
         (("train", "--dataset", "{tmp}", "--run", "{tmp}/r", "--set", "sead=1"), "valid: name"),
         (("generate", "--run", "{tmp}", "--prompt", "a", "--out", "{tmp}/a.mp4"), "{tmp}"),
     ],
@@ -65,11 +68,20 @@ def test_print_config_prints_json_with_the_override_and_does_nothing(
 def test_a_mistake_costs_one_line_and_exit_code_2(
     stiv: Stiv, tmp_path: Path, arguments: tuple[str, ...], line: str
 ) -> None:
-    code, _, err = stiv(*(argument.format(tmp=tmp_path) for argument in arguments))
+    (tmp_path / "empty").mkdir()
+    film = write_video(tmp_path / "films" / "a.mp4", frames_of([(moving_texture(1), 4)]))
+    code, _, err = stiv(*(a.format(tmp=tmp_path, film=film) for a in arguments))
     assert code == 2
     (error,) = err.strip().splitlines()
     assert error.startswith("error: ")
     assert line.format(tmp=tmp_path) in error
+
+
+@pytest.mark.parametrize("arguments", [("curate", "--dataset", "d"), ("train", "--run", "r")])
+def test_what_a_command_needs_is_asked_for(stiv: Stiv, arguments: tuple[str, ...]) -> None:
+    code, _, err = stiv(*arguments)
+    assert code == 2
+    assert "are needed" in err
 
 
 def test_a_wrong_option_is_a_usage_error(stiv: Stiv) -> None:
