@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -22,6 +24,14 @@ def test_pyav_reads_the_same_frames_where_decord_cannot(monkeypatch: pytest.Monk
 def test_bytes_that_are_no_video_are_refused(video: bytes) -> None:
     with pytest.raises(ClipDecodeError, match="not a readable video"):
         decode_frames(video, [0], HEIGHT_PX, WIDTH_PX)
+
+
+def test_a_list_of_other_files_is_no_clip(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.mp4"
+    secret.write_bytes(encode_mp4(moving_square(4, 0)))
+    concat = f"ffconcat version 1.0\nfile '{secret}'\n".encode()
+    with pytest.raises(ClipDecodeError, match="not a readable video"):
+        decode_frames(concat, [0], HEIGHT_PX, WIDTH_PX)
 
 
 def test_a_frame_beyond_the_end_is_refused() -> None:
