@@ -27,9 +27,9 @@ def test_a_stage_is_named_by_its_key() -> None:
         ("filter.min_motion=1", r"the configuration has no 'filter'; valid: .*filters"),
         ("filters.min_motion", r"expected section.field=value"),
         ("filters.min_motion=fast", r"filters.min_motion: .*number.*got 'fast'"),
-        ("filters=1", r"that is a section; valid: filters.min_height_px"),
-        ("shots.detector=magic", r"shots.detector: .*'adaptive' or 'content'.*got 'magic'"),
-        ("shots.min_clip_s=99", r"min_clip_s is 99.0, above max_clip_s"),
+        ("filters=1", r"that is a section; valid: filters.min_duration_s"),
+        ("shots.detector=magic", r"shots.detector: .*'adaptive'.*'content'.*got 'magic'"),
+        ("shots.stride_s=99", r"stride_s is 99.0 and detector is .adaptive."),
         ("shards.crf.x=1", r"shards.crf has no 'x'"),
     ],
 )

@@ -39,8 +39,12 @@ def test_a_batch_is_curated_by_clicking(tmp_path: Path) -> None:
         page.click("Launch 1 run")
         assert server.wait_for_runs(CURATION_S) == ["SUCCESS"], server.log_tail()
 
-        page.see("2 / 2 Passed")
+        page.open(f"{server.url}/locations/orchestration.definitions/asset-groups/curation/lineage")
+        page.see("deduplicated_clips")
         picture(page, "lineage")
+        page.open(f"{server.url}/assets/shards?view=checks")
+        page.see("every_shard_matches_its_hash")
+        page.see("Passed")
         page.open(f"{server.url}/assets/filtered_clips")
         page.see("clips_kept")
         picture(page, "asset")
