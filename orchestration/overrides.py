@@ -44,7 +44,9 @@ def _set(config: BaseModel, values: dict[str, Any], path: str, value: Any) -> No
     if field not in valid:
         where = ".".join(sections) or "the configuration"
         raise OverrideError(f"--set {path}: {where} has no {field!r}; valid: {', '.join(valid)}")
-    if isinstance(target[field], dict):
+    # A table whose names the user chooses, such as `subsets`, may be given as a whole.
+    names_are_free = isinstance(_child(node, field, path, ""), Mapping)
+    if isinstance(target[field], dict) and not (names_are_free and isinstance(value, dict)):
         raise OverrideError(
             f"--set {path}: that is a section; valid: "
             + ", ".join(f"{path}.{name}" for name in target[field])

@@ -1,6 +1,7 @@
 import pytest
 
 from data_engine import recipes as data_recipes
+from data_engine.config import DataEngineConfig
 from orchestration.overrides import OverrideError, apply_overrides
 from orchestration.recipe import resolve
 from training import recipes as training_recipes
@@ -18,6 +19,14 @@ def test_a_stage_is_named_by_its_key() -> None:
     config = resolve(training_recipes.RECIPES, "demo_tiny", ["stages.t2v.num_steps=7"])
     assert config.stages["t2v"].num_steps == 7
     assert config.stages["t2i"] == training_recipes.demo_tiny().stages["t2i"]
+
+
+def test_a_table_of_named_sections_is_given_as_a_whole() -> None:
+    override = 'subsets={"sft": {"min_sharpness": "p60"}}'
+    config = apply_overrides(DataEngineConfig(), [override])
+    assert config.subsets["sft"].min_sharpness == "p60"
+    with pytest.raises(OverrideError, match=r"subsets.sft.min_sharp: Extra inputs"):
+        apply_overrides(DataEngineConfig(), ['subsets={"sft": {"min_sharp": 1}}'])
 
 
 @pytest.mark.parametrize(
