@@ -125,6 +125,10 @@ class FilterConfig(_Config):
     min_motion: Limit | None = 0.003
     """Median optical flow in frame diagonals a second; below is a still picture."""
     max_motion: Limit | None = 1.0
+    min_foreground_motion: Limit | None = None
+    """Motion that is not the camera's, in frame diagonals a second; below is a pan over things that stand still."""
+    max_camera_motion: Limit | None = None
+    """Shift, zoom and roll of the whole frame, in frame diagonals a second."""
     min_luminance: Limit | None = 0.06
     """Mean luma, 0 to 1."""
     max_luminance: Limit | None = 0.94

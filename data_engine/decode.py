@@ -264,8 +264,14 @@ class _Pass:
         scores: dict[str, Score] = {}
         flows = self._flows_in(span.start_s, span.end_s)
         if flows:
+            speeds = [flow.speed for flow in flows]
+            for name, percent in (("motion_p10", 10), ("motion_p90", 90)):
+                value = float(np.percentile(speeds, percent))
+                scores[name] = Score(value=value, backend=motion.BACKEND)
             for name, values in (
-                ("motion", [flow.speed for flow in flows]),
+                ("motion", speeds),
+                ("camera_motion", [flow.camera for flow in flows]),
+                ("foreground_motion", [flow.foreground for flow in flows]),
                 ("camera_right", [flow.right for flow in flows]),
                 ("camera_down", [flow.down for flow in flows]),
                 ("camera_outwards", [flow.outwards for flow in flows]),

@@ -42,6 +42,8 @@ SIZE_THRESHOLDS = (
 CHEAP_THRESHOLDS = (
     Threshold("min_motion", "motion", Rejection.TOO_STATIC),
     Threshold("max_motion", "motion", Rejection.TOO_SHAKY),
+    Threshold("min_foreground_motion", "foreground_motion", Rejection.TOO_STATIC),
+    Threshold("max_camera_motion", "camera_motion", Rejection.TOO_SHAKY),
     Threshold("min_luminance", "luminance", Rejection.TOO_DARK),
     Threshold("max_luminance", "luminance", Rejection.TOO_BRIGHT),
     Threshold("min_sharpness", "sharpness", Rejection.TOO_BLURRY),

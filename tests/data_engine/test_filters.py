@@ -61,6 +61,25 @@ def test_a_threshold_that_is_off_asks_for_no_score() -> None:
     assert judge(clip_record(scores=without_motion), config, CHEAP_THRESHOLDS).rejected_by is None
 
 
+@pytest.mark.parametrize(
+    ("limit", "score", "value", "reason"),
+    [
+        ("min_foreground_motion", "foreground_motion", 0.001, Rejection.TOO_STATIC),
+        ("max_camera_motion", "camera_motion", 0.9, Rejection.TOO_SHAKY),
+    ],
+)
+def test_an_optional_limit_has_its_reason(
+    limit: str, score: str, value: float, reason: Rejection
+) -> None:
+    assert decide(scores=GOOD | scores(**{score: value})) is None
+    config = FilterConfig.model_validate({limit: 0.5})
+    for measured, expected in ((value, reason), (0.5, None)):
+        record = clip_record(scores=GOOD | scores(**{score: measured}))
+        assert judge(record, config, ALL_THRESHOLDS).rejected_by is expected
+    unscored = clip_record(scores=GOOD)
+    assert judge(unscored, config, ALL_THRESHOLDS).rejected_by is Rejection.NOT_SCORED
+
+
 def test_similarity_thresholds_belong_to_their_backend() -> None:
     config = FilterConfig(min_clip_similarity=0.2)
     with_other_backend = clip_record(scores=scores(conse_similarity=0.9))
