@@ -132,8 +132,12 @@ class FilterConfig(_Config):
     min_luminance: Limit | None = 0.06
     """Mean luma, 0 to 1."""
     max_luminance: Limit | None = 0.94
+    max_black_share: Limit | None = None
+    """Share of the kept times (`decode.frames_per_s`) whose frame is black, 0 to 1."""
     min_sharpness: Limit | None = 8.0
     """Variance of the Laplacian of luma (0 to 255) at `decode.frame_long_side_px`."""
+    max_flicker: Limit | None = None
+    """Mean distance of a frame's mean luma from that of its two neighbours, 0 to 1."""
     max_brisque: Limit | None = 75.0
     """BRISQUE, about 0 (pristine) to 100 (bad)."""
     min_technical_quality: Limit | None = None

@@ -28,7 +28,12 @@ from data_engine.schema import ClipRecord, Crop, Score, SourceVideo, clip_id
 from data_engine.scores import motion, pixels
 from data_engine.shots import ShotDetector, Span, split_into_clips
 
-CUT_VERSION = f"shots-v2+{motion.BACKEND}+{pixels.LUMINANCE_BACKEND}+{pixels.SHARPNESS_BACKEND}"
+CUT_VERSION = "+".join(
+    (
+        *("shots-v2", motion.BACKEND, pixels.LUMINANCE_BACKEND, pixels.SHARPNESS_BACKEND),
+        *(pixels.FLICKER_BACKEND, pixels.BLACK_BACKEND),
+    )
+)
 """Changes with the code of the decode pass, so that its tables are made again."""
 
 # Motion is measured over at least this long, because animation often shows each picture for two frames.
@@ -62,6 +67,7 @@ class _Sample:
     time_s: float
     luminance: float
     sharpness: float
+    is_black: bool
     margins: Margins | None
     offset: int
     size_bytes: int
@@ -86,7 +92,8 @@ def cut_source(
 
     `on_progress` is told the presentation time in seconds about once a second of video.
 
-    Luminance and sharpness are those of the picture inside letterbox bars; motion is that of the whole frame.
+    Luminance and sharpness are those of the picture inside letterbox bars; motion, flicker and the share of black
+    frames are those of the whole frame.
 
     Raises:
         DecodeError: the source stops decoding, or its timestamps are unusable.
@@ -148,6 +155,7 @@ class _Pass:
         self._frame_size = fit_long_side(*size, decode.frame_long_side_px)
         self._sample_interval_s = 1 / decode.frames_per_s
         self._times_s: list[float] = []
+        self._luminances: list[float] = []
         self._samples: list[_Sample] = []
         self._flows: list[_FlowSample] = []
         self._next_sample_s = 0.0
@@ -157,10 +165,12 @@ class _Pass:
         small_rgb = upright_rgb(frame, *self._analysis_size, self._source.rotation_deg)
         self._detector.add(cv2.cvtColor(small_rgb, cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False))
         self._times_s.append(time_s)
-        self._measure_flow(small_rgb, time_s)
+        small_gray = _gray(small_rgb)
+        self._luminances.append(pixels.luminance(small_gray))
+        self._measure_flow(small_gray, time_s)
         if not self._samples or time_s >= self._next_sample_s:
             self._next_sample_s = time_s + self._sample_interval_s
-            self._flow_start = (time_s, _gray(small_rgb))
+            self._flow_start = (time_s, small_gray)
             self._sample(frame, time_s)
 
     def finish(self) -> CutSource:
@@ -174,12 +184,12 @@ class _Pass:
         frames = [f for clip in clips for f in self._frames_of(clip)]
         return CutSource(clips, frames)
 
-    def _measure_flow(self, small_rgb: NDArray[np.uint8], time_s: float) -> None:
+    def _measure_flow(self, small_gray: NDArray[np.uint8], time_s: float) -> None:
         if self._flow_start is None:
             return
         from_s, before = self._flow_start
         if time_s - from_s >= _MIN_FLOW_INTERVAL_S:
-            flow = self._meter.measure(before, _gray(small_rgb), time_s - from_s)
+            flow = self._meter.measure(before, small_gray, time_s - from_s)
             self._flows.append(_FlowSample(from_s, time_s, flow))
             self._flow_start = None
 
@@ -191,6 +201,7 @@ class _Pass:
             time_s,
             pixels.luminance(gray),
             pixels.sharpness(gray),
+            pixels.is_black(gray),
             dark_margins(gray),
             self._spool.tell(),
             len(jpeg),
@@ -226,7 +237,11 @@ class _Pass:
             height_px=source.height_px,
             width_px=source.width_px,
             crop=crop,
-            scores={**self._pixel_scores(inner or samples), **self._motion_scores(span)},
+            scores={
+                **self._pixel_scores(inner or samples),
+                **self._light_scores(span, samples),
+                **self._motion_scores(span),
+            },
             attribution=source.attribution,
             metadata=source.metadata,
             captions=source.original_captions(),
@@ -259,6 +274,18 @@ class _Pass:
             "luminance": Score(value=luminance, backend=pixels.LUMINANCE_BACKEND),
             "sharpness": Score(value=sharpness, backend=pixels.SHARPNESS_BACKEND),
         }
+
+    def _light_scores(self, span: Span, samples: Sequence[_Sample]) -> dict[str, Score]:
+        scores: dict[str, Score] = {}
+        first = bisect_left(self._times_s, span.start_s)
+        after = bisect_left(self._times_s, span.end_s)
+        flicker = pixels.flicker(self._luminances[first:after])
+        if flicker is not None:
+            scores["flicker"] = Score(value=flicker, backend=pixels.FLICKER_BACKEND)
+        if samples:
+            share = statistics.fmean(sample.is_black for sample in samples)
+            scores["black_share"] = Score(value=share, backend=pixels.BLACK_BACKEND)
+        return scores
 
     def _motion_scores(self, span: Span) -> dict[str, Score]:
         scores: dict[str, Score] = {}

@@ -46,7 +46,9 @@ CHEAP_THRESHOLDS = (
     Threshold("max_camera_motion", "camera_motion", Rejection.TOO_SHAKY),
     Threshold("min_luminance", "luminance", Rejection.TOO_DARK),
     Threshold("max_luminance", "luminance", Rejection.TOO_BRIGHT),
+    Threshold("max_black_share", "black_share", Rejection.TOO_DARK),
     Threshold("min_sharpness", "sharpness", Rejection.TOO_BLURRY),
+    Threshold("max_flicker", "flicker", Rejection.INCONSISTENT),
 )
 """Over scores of the decode pass."""
 

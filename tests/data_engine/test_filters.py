@@ -66,6 +66,8 @@ def test_a_threshold_that_is_off_asks_for_no_score() -> None:
     [
         ("min_foreground_motion", "foreground_motion", 0.001, Rejection.TOO_STATIC),
         ("max_camera_motion", "camera_motion", 0.9, Rejection.TOO_SHAKY),
+        ("max_black_share", "black_share", 0.9, Rejection.TOO_DARK),
+        ("max_flicker", "flicker", 0.9, Rejection.INCONSISTENT),
     ],
 )
 def test_an_optional_limit_has_its_reason(
