@@ -11,16 +11,9 @@ _SHAPES = ("9x16", "3x4", "1x1", "4x3", "16x9")
 _SHAPE_EDGES = (0.65, 0.87, 1.15, 1.54)
 
 
-def display_size(record: ClipRecord) -> tuple[int, int]:
-    """Height and width in pixels of what is encoded: the crop if there is one, else the whole frame."""
-    if record.crop is not None:
-        return record.crop.height_px, record.crop.width_px
-    return record.height_px, record.width_px
-
-
 def encoded_size(record: ClipRecord, config: ShardConfig) -> tuple[int, int]:
     """Height and width in pixels after encoding."""
-    return fit_short_side(*display_size(record), config.short_side_px)
+    return fit_short_side(*record.picture_size_px, config.short_side_px)
 
 
 def bucket_of(record: ClipRecord, config: ShardConfig) -> str:

@@ -119,6 +119,7 @@ class FilterConfig(_Config):
 
     min_duration_s: Limit | None = 1.0
     min_height_px: Limit | None = 128.0
+    """Of the picture inside letterbox bars, as is the aspect."""
     min_aspect: Limit | None = None
     """Width over height: below 1 is portrait."""
     max_aspect: Limit | None = None

@@ -77,10 +77,11 @@ def measured(record: ClipRecord, score: str) -> float | None:
     """A score of a clip, or one of the facts that every clip knows of itself."""
     if score == "duration_s":
         return record.duration_s
+    height_px, width_px = record.picture_size_px
     if score == "height_px":
-        return float(record.height_px)
+        return float(height_px)
     if score == "aspect":
-        return record.width_px / record.height_px
+        return width_px / height_px
     return record.score(score)
 
 

@@ -27,6 +27,9 @@ CAPTION_MEMBER = "txt"
 
 MANIFEST_NAME = "manifest.json"
 
+# Letterbox bars are found to a pixel or two; sides that differ by less than this are called equal.
+_SQUARE_TOLERANCE = 0.05
+
 
 class SchemaError(ValueError):
     """A record was written by another version of the schema, or lacks a field."""
@@ -51,6 +54,12 @@ class Rejection(StrEnum):
     CAPTION_MISMATCH = "caption_mismatch"
     HALLUCINATED = "hallucinated"
     NOT_SCORED = "not_scored"
+
+
+class Orientation(StrEnum):
+    LANDSCAPE = "landscape"
+    PORTRAIT = "portrait"
+    SQUARE = "square"
 
 
 class ClipStatus(StrEnum):
@@ -137,6 +146,21 @@ class ClipRecord:
     @property
     def duration_s(self) -> float:
         return self.end_s - self.start_s
+
+    @property
+    def picture_size_px(self) -> tuple[int, int]:
+        """Height and width of what is shown and encoded: the crop if there is one, else the whole frame."""
+        if self.crop is not None:
+            return self.crop.height_px, self.crop.width_px
+        return self.height_px, self.width_px
+
+    @property
+    def orientation(self) -> Orientation:
+        """Of the picture inside letterbox bars; square if the longer side is at most a twentieth longer."""
+        height_px, width_px = self.picture_size_px
+        if max(height_px, width_px) <= (1 + _SQUARE_TOLERANCE) * min(height_px, width_px):
+            return Orientation.SQUARE
+        return Orientation.LANDSCAPE if width_px > height_px else Orientation.PORTRAIT
 
     @property
     def status(self) -> ClipStatus:

@@ -8,7 +8,7 @@ from data_engine.filters import (
     judge,
     resolve_percentiles,
 )
-from data_engine.schema import ClipStatus, Rejection
+from data_engine.schema import ClipStatus, Crop, Rejection
 from tests.factories import clip_record, scores
 
 GOOD = scores(motion=0.1, luminance=0.5, sharpness=100.0, brisque=20.0, text_area=0.0)
@@ -130,3 +130,13 @@ def test_shape_is_width_over_height() -> None:
     tall = clip_record(scores=GOOD, height_px=640, width_px=360)
     assert judge(wide, portrait_only, ALL_THRESHOLDS).rejected_by is Rejection.WRONG_SHAPE
     assert judge(tall, portrait_only, ALL_THRESHOLDS).rejected_by is None
+
+
+def test_bars_count_neither_for_the_size_nor_for_the_shape() -> None:
+    upright = Crop(left_px=220, top_px=0, width_px=200, height_px=360)
+    low = Crop(left_px=0, top_px=130, width_px=640, height_px=100)
+    landscape_only = FilterConfig(min_aspect=1.0)
+    pillarboxed = clip_record(scores=GOOD, crop=upright)
+    assert judge(pillarboxed, landscape_only, ALL_THRESHOLDS).rejected_by is Rejection.WRONG_SHAPE
+    assert decide(crop=low) is Rejection.TOO_SMALL
+    assert decide() is None

@@ -9,6 +9,8 @@ from data_engine.schema import (
     SCHEMA_VERSION,
     ClipRecord,
     ClipStatus,
+    Crop,
+    Orientation,
     Rejection,
     SchemaError,
     ShardEntry,
@@ -59,6 +61,24 @@ def test_a_clip_is_in_exactly_one_state(changes: dict[str, object], status: Clip
 
 def test_a_missing_score_is_not_a_number() -> None:
     assert clip_record().score("motion") is None
+
+
+@pytest.mark.parametrize(
+    ("height_px", "width_px", "orientation"),
+    [
+        (360, 640, Orientation.LANDSCAPE),
+        (640, 360, Orientation.PORTRAIT),
+        (480, 480, Orientation.SQUARE),
+        (1076, 1080, Orientation.SQUARE),
+        (480, 640, Orientation.LANDSCAPE),
+    ],
+)
+def test_the_orientation_is_that_of_the_picture_inside_bars(
+    height_px: int, width_px: int, orientation: Orientation
+) -> None:
+    assert clip_record(height_px=height_px, width_px=width_px).orientation is orientation
+    crop = Crop(left_px=20, top_px=0, height_px=height_px, width_px=width_px)
+    assert clip_record(height_px=1080, width_px=1920, crop=crop).orientation is orientation
 
 
 def test_clip_ids_are_stable_distinct_and_fit_for_webdataset() -> None:
