@@ -84,15 +84,28 @@ class DecodeConfig(_Config):
     """A worker whose decoder makes no progress for this long ends itself; its row is tried once more."""
 
 
+class LabelConfig(_Config):
+    """An image classifier that transformers runs, and the label whose probability is the score."""
+
+    model: str | None = None
+    """A folder with weights, or a repository of the hub; None names none. Only safetensors are read."""
+    revision: str | None = None
+    """Commit, branch or tag of the repository; None is the newest, which may change. A commit names its scores best."""
+    label: str | None = None
+    """As the configuration of the model (`id2label`) spells it."""
+
+
+LabelScorerName = Literal["nsfw", "watermark", "iqa"]
+
+
 class ScoreConfig(_Config):
     """Scores that need more than the decode pass; computed for clips that passed the cheap filters."""
 
-    frame_scorers: tuple[Literal["quality", "text", "embedding", "aesthetic"], ...] = (
-        "quality",
-        "text",
-        "embedding",
-    )
-    """Scorers of kept frames. `aesthetic` needs open_clip weights and a head."""
+    frame_scorers: tuple[
+        Literal["quality", "text", "embedding", "aesthetic"] | LabelScorerName, ...
+    ] = ("quality", "text", "embedding")
+    """Scorers of kept frames. `aesthetic` needs open_clip weights and a head; `nsfw`, `watermark` and `iqa` need
+    a model and a label each, for which there is no default."""
     embedding: Literal["lite0", "open_clip"] = "lite0"
     """Frame features for consistency and duplicates. `lite0` is embedded (ImageNet)."""
     similarity: Literal["conse", "open_clip"] = "conse"
@@ -102,6 +115,33 @@ class ScoreConfig(_Config):
     """A tag that open_clip knows, or the path of a checkpoint."""
     aesthetic_head: str = ""
     """A safetensors file with `weight` and `bias` of a linear head over the open_clip embedding (LAION)."""
+    nsfw: LabelConfig = LabelConfig()
+    """Score `nsfw`: the largest probability over the frames."""
+    watermark: LabelConfig = LabelConfig()
+    """Score `watermark`: the largest probability over the frames."""
+    iqa: LabelConfig = LabelConfig()
+    """Score `learned_quality`: the mean probability over the frames, of a label that says that a picture is good."""
+
+    @property
+    def label_scorers(self) -> dict[LabelScorerName, LabelConfig]:
+        """The classifiers that this configuration makes use of."""
+        known: dict[LabelScorerName, LabelConfig] = {
+            "nsfw": self.nsfw,
+            "watermark": self.watermark,
+            "iqa": self.iqa,
+        }
+        return {name: chosen for name, chosen in known.items() if name in self.frame_scorers}
+
+    @model_validator(mode="after")
+    def _check_label_scorers(self) -> "ScoreConfig":
+        for name, chosen in self.label_scorers.items():
+            for field, value in (("model", chosen.model), ("label", chosen.label)):
+                if not value:
+                    raise ValueError(
+                        f"frame_scorers names {name!r}, which has no {field}; set scores.{name}.{field}, or leave "
+                        f"{name!r} out"
+                    )
+        return self
 
 
 def _check_limit(limit: float | str) -> float | str:
@@ -145,8 +185,14 @@ class FilterConfig(_Config):
     """0 to 1, embedded; not an aesthetic score."""
     min_aesthetic: Limit | None = None
     """LAION aesthetic head over open_clip, about 1 to 10."""
+    min_learned_quality: Limit | None = None
+    """Probability of the label that `scores.iqa` names, 0 to 1."""
     max_text_area: Limit | None = 0.02
     """Share of the frame that is covered by read text."""
+    max_watermark: Limit | None = None
+    """Probability of the label that `scores.watermark` names, 0 to 1."""
+    max_nsfw: Limit | None = None
+    """Probability of the label that `scores.nsfw` names, 0 to 1."""
     min_consistency: Limit | None = None
     """Least cosine between the features of the first, middle and last frame; a missed cut makes it small."""
     min_conse_similarity: Limit | None = None

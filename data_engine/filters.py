@@ -56,7 +56,10 @@ FRAME_THRESHOLDS = (
     Threshold("max_brisque", "brisque", Rejection.LOW_QUALITY),
     Threshold("min_technical_quality", "technical_quality", Rejection.LOW_QUALITY),
     Threshold("min_aesthetic", "aesthetic", Rejection.LOW_QUALITY),
+    Threshold("min_learned_quality", "learned_quality", Rejection.LOW_QUALITY),
     Threshold("max_text_area", "text_area", Rejection.TOO_MUCH_TEXT),
+    Threshold("max_watermark", "watermark", Rejection.WATERMARKED),
+    Threshold("max_nsfw", "nsfw", Rejection.UNSAFE),
     Threshold("min_consistency", "consistency", Rejection.INCONSISTENT),
 )
 """Over scores of kept frames, which are computed only for clips that the cheap ones kept."""

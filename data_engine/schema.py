@@ -48,6 +48,7 @@ class Rejection(StrEnum):
     TOO_BLURRY = "too_blurry"
     LOW_QUALITY = "low_quality"
     TOO_MUCH_TEXT = "too_much_text"
+    WATERMARKED = "watermarked"
     INCONSISTENT = "inconsistent"
     UNSAFE = "unsafe"
     DUPLICATE = "duplicate"

@@ -12,12 +12,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_engine.config import ScoreConfig
+from data_engine.config import LabelConfig, LabelScorerName, ScoreConfig
 from data_engine.schema import Score
 from data_engine.scores import pixels
 from data_engine.scores.aesthetic import AestheticHead
 from data_engine.scores.brisque import Brisque
 from data_engine.scores.classifier import ImageNetClassifier
+from data_engine.scores.image_labels import LabelScorer, check_label_scorer, label_backend
 from data_engine.scores.similarity import (
     OpenCLIP,
     open_clip_backend,
@@ -55,6 +56,7 @@ def scorer_versions(config: ScoreConfig) -> dict[str, str]:
         "aesthetic": f"{clip}+{AestheticHead(head).backend}"
         if "aesthetic" in config.frame_scorers
         else "",
+        **{n: label_backend(*_which(chosen)) for n, chosen in config.label_scorers.items()},
     }
     return {name: versions[name] for name in config.frame_scorers}
 
@@ -63,8 +65,10 @@ def check_scorers(config: ScoreConfig) -> None:
     """Fetch the weights that the workers will load, once and before the first of them starts.
 
     Raises:
-        JobError: a model is unknown, or its weights cannot be had.
+        JobError: a model is unknown, its weights cannot be had, or it has no such label.
     """
+    for chosen in config.label_scorers.values():
+        check_label_scorer(*_which(chosen))
     if "aesthetic" in config.frame_scorers:
         AestheticHead(Path(config.aesthetic_head))
     needs_clip = "aesthetic" in config.frame_scorers or config.embedding == "open_clip"
@@ -83,7 +87,11 @@ class FrameScorers:
             "text": self._text,
             "embedding": self._embedding,
             "aesthetic": self._aesthetic,
+            "nsfw": lambda images: self._most_likely("nsfw", images),
+            "watermark": lambda images: self._most_likely("watermark", images),
+            "iqa": self._learned_quality,
         }
+        self._label_scorers: dict[LabelScorerName, LabelScorer] = {}
 
     def score(self, scorer: str, images: Images) -> FrameScores:
         """What one scorer says of a clip. A clip without frames gets no score."""
@@ -126,6 +134,23 @@ class FrameScorers:
         backend = f"{self._open_clip.backend}+{self._head.backend}"
         return FrameScores({"aesthetic": Score(value=value, backend=backend)})
 
+    def _most_likely(self, name: LabelScorerName, images: Images) -> FrameScores:
+        """One frame is enough for the clip to have it."""
+        scorer = self._label_scorer(name)
+        value = float(scorer.probabilities(images).max())
+        return FrameScores({name: Score(value=value, backend=scorer.backend)})
+
+    def _learned_quality(self, images: Images) -> FrameScores:
+        scorer = self._label_scorer("iqa")
+        value = float(scorer.probabilities(images).mean())
+        return FrameScores({"learned_quality": Score(value=value, backend=scorer.backend)})
+
+    def _label_scorer(self, name: LabelScorerName) -> LabelScorer:
+        if name not in self._label_scorers:
+            chosen = self._config.label_scorers[name]
+            self._label_scorers[name] = LabelScorer(*_which(chosen))
+        return self._label_scorers[name]
+
     def _embed(self, images: Images) -> tuple[NDArray[np.float32], str]:
         if self._config.embedding == "open_clip":
             return self._open_clip.embed_images(images), self._open_clip.backend
@@ -150,6 +175,12 @@ class FrameScorers:
     @cached_property
     def _head(self) -> AestheticHead:
         return AestheticHead(Path(self._config.aesthetic_head))
+
+
+def _which(config: LabelConfig) -> tuple[str, str | None, str]:
+    assert config.model is not None, "the configuration was checked when it was made"
+    assert config.label is not None, "the configuration was checked when it was made"
+    return config.model, config.revision, config.label
 
 
 def _spread(images: Images, count: int) -> list[NDArray[np.uint8]]:

@@ -10,9 +10,7 @@ from typing import Any
 from data_engine.caption_config import TransformersConfig
 from data_engine.captioning.chat import Answer, Failure, Question
 from data_engine.errors import JobError
-
-# No pickles: weights that exist only as .bin are refused instead of fetched.
-_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+from data_engine.hub_models import cannot_load, model_folder
 
 
 class TransformersChat:
@@ -115,26 +113,8 @@ def check_local_model(config: TransformersConfig) -> None:
     # With `auto` the workers may well have a GPU that the driver has not.
     if config.device == "cuda" and not torch.cuda.is_available():
         raise JobError("device is cuda, but there is no GPU here; set device to auto or cpu")
-    folder = Path(_path(config))
-    if not folder.is_dir():
-        folder = _fetch(config)
-    if not any(folder.glob("*.safetensors")):
-        raise JobError(f"{config.model} holds no safetensors weights; no other format is read")
+    model_folder(_path(config), config.revision)
     _load_processor(config)
-
-
-def _fetch(config: TransformersConfig) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(_path(config), revision=config.revision, allow_patterns=list(_FILES))
-        )
-    except (OSError, ValueError) as error:
-        raise JobError(
-            f"{config.model!r} is neither a folder nor a repository that can be downloaded "
-            f"({type(error).__name__}); correct the name, connect this machine, or log in to the hub"
-        ) from error
 
 
 def _load_processor(config: TransformersConfig) -> tuple[Any, bool]:
@@ -154,9 +134,7 @@ def _load_processor(config: TransformersConfig) -> tuple[Any, bool]:
         loader = AutoProcessor if is_multimodal else AutoTokenizer
         processor: Any = loader.from_pretrained(_path(config), **where)
     except (OSError, ValueError) as error:
-        raise JobError(
-            f"transformers cannot load {config.model!r}: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise cannot_load(_path(config), error) from error
     if getattr(processor, "chat_template", None) is None:
         raise JobError(f"{config.model} has no chat template; take a model that was tuned to chat")
     return processor, is_multimodal
@@ -178,9 +156,7 @@ def _load_model(config: TransformersConfig, is_multimodal: bool) -> Any:
             dtype=config.dtype,
         )
     except (OSError, ValueError) as error:
-        raise JobError(
-            f"transformers cannot load {config.model!r}: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise cannot_load(_path(config), error) from error
 
 
 def _path(config: TransformersConfig) -> str:

@@ -68,6 +68,9 @@ def test_a_threshold_that_is_off_asks_for_no_score() -> None:
         ("max_camera_motion", "camera_motion", 0.9, Rejection.TOO_SHAKY),
         ("max_black_share", "black_share", 0.9, Rejection.TOO_DARK),
         ("max_flicker", "flicker", 0.9, Rejection.INCONSISTENT),
+        ("max_nsfw", "nsfw", 0.9, Rejection.UNSAFE),
+        ("max_watermark", "watermark", 0.9, Rejection.WATERMARKED),
+        ("min_learned_quality", "learned_quality", 0.1, Rejection.LOW_QUALITY),
     ],
 )
 def test_an_optional_limit_has_its_reason(
