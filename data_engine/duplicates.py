@@ -20,7 +20,7 @@ _CELLS_SEARCHED = 16
 def best_first(record: ClipRecord) -> tuple[float, float, float, str]:
     """The order of preference among copies: more pixels, then sharper, then longer; then the id, to be definite."""
     return (
-        -record.width_px * record.height_px,
+        -record.picture_size_px[0] * record.picture_size_px[1],
         -(record.score("sharpness") or 0.0),
         -record.duration_s,
         record.clip_id,

@@ -145,8 +145,8 @@ def spreads(clips: Sequence[ClipRecord]) -> list[Spread]:
     values: dict[str, list[float]] = {
         "duration (s)": [clip.duration_s for clip in kept],
         "frames": [float(clip.num_frames) for clip in kept],
-        "height (px)": [float(clip.height_px) for clip in kept],
-        "width (px)": [float(clip.width_px) for clip in kept],
+        "height (px)": [float(clip.picture_size_px[0]) for clip in kept],
+        "width (px)": [float(clip.picture_size_px[1]) for clip in kept],
         "frames a second": [clip.fps for clip in kept],
         "words in the caption": [
             float(len(clip.captions[0].text.split())) for clip in kept if clip.captions
