@@ -12,7 +12,6 @@ import numpy as np
 from data_engine.caption_config import CaptionConfig
 from data_engine.captioning.chat import ChatModel, ChatModelConfig, Failure, Question
 from data_engine.schema import Category
-from data_engine.scores.similarity import MiniLM
 
 OTHER = "other"
 """The name that takes what fits none of the others."""
@@ -59,6 +58,9 @@ class EmbeddedCategorizer:
     backend = "embedded:minilm-zero-shot-v1"
 
     def __init__(self, names: Sequence[str], min_cosine: float) -> None:
+        # Imported here: it needs torch, for which the command line must not wait.
+        from data_engine.scores.minilm import MiniLM
+
         self._min_cosine = min_cosine
         self._sentences = MiniLM()
         self._fallback = OTHER if OTHER in names else None

