@@ -1,22 +1,30 @@
-"""Rows through a pool of workers on Ray Data, where no row is ever lost.
+"""Rows through worker processes on Ray Data, where no row is ever lost.
 
 Ray Data alone retries a crashed worker for ever, and when told not to, drops the whole block without a word. Here
-each row is a block, a worker that dies is restarted, and rows that did not come back are tried once more, alone:
-if the process dies again, the row is reported as crashed; any other error is a defect of ours and stops the job.
+each row is a block, and rows that did not come back are tried once more, alone: if the process dies again, the row
+is reported as crashed; any other error is a defect of ours and stops the job.
+
+Workers are made in tasks and not in actors: the processes outlive the step, so that what takes seconds to import is
+imported once in a job and not once in every step.
 """
 
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Event, Thread
 from typing import Any, Protocol
+from uuid import uuid4
 
 import ray
 import ray.data
-from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 Row = dict[str, Any]
+
+_CPUS = 0.9
+"""Of a worker. Less than a whole CPU, of which something must be left for Ray's own tasks on a small machine."""
 
 
 class Worker(Protocol):
@@ -66,15 +74,15 @@ def map_rows(
     """
     if not rows:
         return Finished([], [])
+    run = partial(_run, pool=uuid4().hex, worker=worker, settings=settings)
     finished: list[Row] = []
-    with _registry() as registry:
-        for row in _dataset(rows, worker, settings, registry).iter_rows():
-            on_row(row)
-            finished.append(row)
+    for row in _dataset(rows, run).iter_rows():
+        on_row(row)
+        finished.append(row)
     back = {row[key] for row in finished}
     crashed: list[Row] = []
     for part in (part for row in rows if row[key] not in back for part in split(row)):
-        again = _run_alone(part, worker, settings)
+        again = _run_alone(part, run)
         if again is None:
             crashed.append(part)
         else:
@@ -83,83 +91,41 @@ def map_rows(
     return Finished(finished, crashed)
 
 
-def _dataset(
-    rows: Sequence[Row], worker: type[Worker], settings: dict[str, Any], registry: Any
-) -> ray.data.Dataset:
+def _dataset(rows: Sequence[Row], run: Callable[[Row], Row]) -> ray.data.Dataset:
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = -1
     context.enable_progress_bars = False
     # Ray would stop the job when no block moves for half an hour, as with one long film. What hangs ends itself
     # (`workers.ends_if_stuck`).
     context.execution_no_progress_timeout_s = -1
-    num_workers = max(1, min(len(rows), int(ray.cluster_resources().get("CPU", 1))))
     dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows))
     with warnings.catch_warnings():
-        # Bounding restarts and retries is deprecated in 2.60 although nothing replaces it yet.
+        # Bounding retries is deprecated in 2.60 although nothing replaces it yet.
         warnings.simplefilter("ignore", DeprecationWarning)
-        return dataset.map(
-            _registered(worker, registry),  # pyright: ignore[reportArgumentType]  # Ray takes a callable class, its hints do not
-            fn_constructor_kwargs=settings,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_workers),
-            # Less than a whole CPU: a pool of whole-CPU actors can wait for ever on a small machine.
-            num_cpus=0.9,
-            max_restarts=2,
-            max_task_retries=0,
-        )
+        return dataset.map(run, num_cpus=_CPUS, max_retries=0)
 
 
-def _registered(worker: type[Worker], registry: Any) -> type[Worker]:
-    """The same worker, but that its process says who it is before it loads anything."""
-
-    class Registered(worker):
-        def __init__(self, **settings: Any) -> None:
-            actor = ray.get_runtime_context().current_actor
-            ray.get(registry.add.remote(actor))
-            super().__init__(**settings)
-
-    # What Ray shows people.
-    Registered.__name__ = worker.__name__
-    return Registered
+_workers: dict[str, Worker] = {}
+"""The worker of this process, by its pool: one at a time, since each may hold large models."""
 
 
-@ray.remote(num_cpus=0)
-class _Registry:
-    """The worker processes of one pool."""
-
-    def __init__(self) -> None:
-        self._actors: list[Any] = []
-
-    def add(self, actor: Any) -> None:
-        self._actors.append(actor)
-
-    def actors(self) -> list[Any]:
-        return self._actors
+def _run(row: Row, *, pool: str, worker: type[Worker], settings: dict[str, Any]) -> Row:
+    if pool not in _workers:
+        _workers.clear()
+        _workers[pool] = worker(**settings)
+    return _workers[pool](row)
 
 
-@contextmanager
-def _registry() -> Generator[Any]:
-    """Ends every worker that registered. Ray forgets one that was being restarted when its pool ended: it would hold
-    its CPU for the rest of the session, and on a small machine the next pool would wait for it for ever.
-    """
-    registry: Any = _Registry.remote()
-    try:
-        yield registry
-    finally:
-        for actor in ray.get(registry.actors.remote()):
-            ray.kill(actor)
-        ray.kill(registry)
+def _run_alone(row: Row, run: Callable[[Row], Row]) -> Row | None:
+    """One row while no other runs; None if its process dies."""
 
-
-def _run_alone(row: Row, worker: type[Worker], settings: dict[str, Any]) -> Row | None:
-    """One row in a process of its own; None if that process dies."""
-
-    @ray.remote(num_cpus=0.9, max_retries=0)
-    def run() -> Row:
-        return worker(**settings)(row)
+    @ray.remote(num_cpus=_CPUS, max_retries=0)
+    def alone() -> Row:
+        return run(row)
 
     try:
-        return ray.get(run.remote())
-    except (WorkerCrashedError, RayActorError, OutOfMemoryError):
+        return ray.get(alone.remote())
+    except (WorkerCrashedError, OutOfMemoryError):
         return None
 
 
