@@ -20,7 +20,7 @@ setup: $(VENV)/.installed ## Make the virtual environment with the pinned packag
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --constraint constraints.txt --editable '.[ui,dev]'
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --constraint constraints.txt --editable '.[ui,dev]'
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --constraint constraints.txt --no-deps --reinstall-package $(HEADLESS) $(HEADLESS)
 	@touch $@
 
@@ -43,7 +43,8 @@ fix: setup ## Format and mend what can be mended by itself
 	$(BIN)/ruff format .
 
 test: setup browser ## All tests (CI runs this)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto -m "not gpu and not ray and not slow and not ui"
+	$(BIN)/pytest -m "gpu or ray or slow or ui"
 
 test-unit: setup ## The tests that need neither Ray nor a browser
 	$(BIN)/pytest --numprocesses auto -m "not gpu and not ray and not slow and not ui"

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from skimage import data as photographs
-from sklearn.datasets import load_sample_image
 
 from data_engine.scores.classifier import ImageNetClassifier
+from tests.photographs import sample_photo
 
 
 @pytest.fixture(scope="session")
@@ -18,8 +18,8 @@ def photos() -> dict[str, NDArray[np.uint8]]:
         "rocket": photographs.rocket(),
         "astronaut": photographs.astronaut(),
         "tripod": np.stack([camera_HW] * 3, axis=-1),
-        "palace": load_sample_image("china.jpg"),
-        "flower": load_sample_image("flower.jpg"),
+        "palace": sample_photo("china.jpg"),
+        "flower": sample_photo("flower.jpg"),
     }
 
 

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from skimage import data as photographs
-from sklearn.datasets import load_sample_image
 
 from data_engine.decode import decode_span
+from tests.photographs import sample_photo
 from tests.videos import HEIGHT_PX, WIDTH_PX, Image
 
 # Seconds of Big Buck Bunny inside single shots, checked by eye.
@@ -38,8 +38,8 @@ def photos() -> tuple[Image, ...]:
         photographs.hubble_deep_field(),
         photographs.immunohistochemistry(),
         photographs.retina(),
-        load_sample_image("china.jpg"),
-        load_sample_image("flower.jpg"),
+        sample_photo("china.jpg"),
+        sample_photo("flower.jpg"),
         *(np.stack([image] * 3, axis=-1) for image in gray),
     ]
     scaled: list[Image] = []

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from skimage import data as photographs
-from sklearn.datasets import load_sample_image
 
 from data_engine.caption_config import HallucinationConfig
 from data_engine.captioning.chat import open_chat_model
@@ -18,6 +17,7 @@ from data_engine.hallucination.checker import (
 from data_engine.hallucination.embedded import EmbeddedJudge, crops
 from data_engine.hallucination.nouns import class_indices, nouns_in
 from data_engine.scores.classifier import ImageNetClassifier, imagenet_labels
+from tests.photographs import sample_photo
 from tests.videos import write_video
 
 NUM_FRAMES = 12
@@ -32,7 +32,7 @@ SWAPS = {"cat": "elephant", "coffee": "lemonade in a teapot", "tripod": "zebra",
 
 def photo(name: str) -> NDArray[np.uint8]:
     if name == "palace":
-        return np.asarray(load_sample_image("china.jpg"), dtype=np.uint8)
+        return np.asarray(sample_photo("china.jpg"), dtype=np.uint8)
     image = np.asarray(getattr(photographs, name)(), dtype=np.uint8)
     return image if image.ndim == 3 else np.stack([image] * 3, axis=-1)
 
