@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := $(CURDIR)/demo
 HEADLESS := opencv-python-headless
+UNIT := $(BIN)/pytest --numprocesses auto --dist loadfile -m "not gpu and not ray and not slow and not ui"
 # Ray's socket paths must stay short, and nothing is to be sent anywhere.
 export RAY_USAGE_STATS_ENABLED := 0
 
@@ -24,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --constraint constraints.txt --no-deps --reinstall-package $(HEADLESS) $(HEADLESS)
 	@touch $@
 
-demo: setup ## Film -> shards -> tiny STIV in three stages -> sampled videos (about 7 minutes on 2 cores)
+demo: setup ## Film -> shards -> tiny STIV in three stages -> sampled videos (about 6 minutes on 2 cores)
 	$(BIN)/stiv demo --home demo
 
 ui: setup ## Open the Dagster UI on 127.0.0.1:3000 over the same folders as the demo
@@ -43,11 +44,11 @@ fix: setup ## Format and mend what can be mended by itself
 	$(BIN)/ruff format .
 
 test: setup browser ## All tests (CI runs this)
-	$(BIN)/pytest --numprocesses auto -m "not gpu and not ray and not slow and not ui"
+	$(UNIT)
 	$(BIN)/pytest -m "gpu or ray or slow or ui"
 
 test-unit: setup ## The tests that need neither Ray nor a browser
-	$(BIN)/pytest --numprocesses auto -m "not gpu and not ray and not slow and not ui"
+	$(UNIT)
 
 test-ray: setup ## The tests that start a local Ray
 	$(BIN)/pytest -m "ray and not ui"
