@@ -131,7 +131,8 @@ class CaptionConfig(_Config):
     )
     """Each writes one caption for every clip; the first is the main one. `vlm` and `endpoint` show a
     model several frames at once (VCap in STIV); `frames_then_merge` has each frame described alone
-    and the descriptions merged (FCapLLM)."""
+    and the descriptions merged (FCapLLM). With none, clips keep the captions that came with their
+    source, and one that had none goes without."""
     num_frames: int = Field(default=8, ge=1)
     """At most so many frames of a clip are shown, spread evenly over those that were kept."""
     prompt: str = (
@@ -178,8 +179,8 @@ class CaptionConfig(_Config):
 
     @model_validator(mode="after")
     def _check_models(self) -> "CaptionConfig":
-        if not self.captioners or len(set(self.captioners)) < len(self.captioners):
-            raise ValueError(f"captioners are {self.captioners}; name at least one, and none twice")
+        if len(set(self.captioners)) < len(self.captioners):
+            raise ValueError(f"captioners are {self.captioners}; name none of them twice")
         for role, model in self.models_used.items():
             if model.model is None:
                 raise ValueError(f"{role} is used but has no model; set captions.{role}.model")

@@ -169,6 +169,11 @@ class ClipRecord:
             return ClipStatus.FAILED
         return ClipStatus.KEPT if self.rejected_by is None else ClipStatus.REJECTED
 
+    @property
+    def main_text(self) -> str:
+        """The text of the first caption; empty for a clip that has none."""
+        return self.captions[0].text if self.captions else ""
+
     def score(self, name: str) -> float | None:
         """The value of a score, or None where it was not measured."""
         found = self.scores.get(name)

@@ -152,7 +152,7 @@ def _receipt_path(tar: Path) -> Path:
 
 
 def _members(clip: EncodedClip) -> Iterator[tuple[str, bytes]]:
-    caption = clip.record.captions[0].text if clip.record.captions else ""
+    caption = clip.record.main_text
     yield RECORD_MEMBER, clip.record.to_json().encode()
     yield VIDEO_MEMBER, clip.path.read_bytes()
     yield CAPTION_MEMBER, caption.encode()

@@ -65,7 +65,7 @@ def run_demo(home: Path, console: Console) -> None:
     image = run / "first_frame.jpg"
     with write_atomically(image) as file:
         file.write(frame)
-    prompt = clip.captions[0].text
+    prompt = clip.main_text
     with progress_reporter(console) as reporter, clock.step("generate"):
         text_to_video = generate(
             run,

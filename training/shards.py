@@ -104,7 +104,7 @@ def _read_clip(path: Path, entry: ShardEntry, sample: ShardSample) -> Clip:
             f"clip {sample.clip_id} of {path} has no readable record: {error}; "
             "build the data set again"
         ) from error
-    caption = record.captions[0].text if record.captions else ""
+    caption = record.main_text
     if not caption and CAPTION_MEMBER in sample.members:
         caption = read_member(path, sample.members[CAPTION_MEMBER]).decode(errors="replace").strip()
     return Clip(

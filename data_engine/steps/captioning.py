@@ -49,9 +49,10 @@ def caption_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: On
     records = [r for r in read_clips(paths.deduplicated_clips) if r.status is ClipStatus.KEPT]
     done = {row["clip_id"] for row in read_parts(paths.captions, parts_goal, ["clip_id"])}
     texts = _texts_read(config, paths)
+    todo = [r for r in records if _has_words(r, config) and r.clip_id not in done]
     rows = [
         _row(parts_goal, [record.to_json() for record in batch], batch, texts)
-        for batch in batches(r for r in records if r.clip_id not in done)
+        for batch in batches(todo)
     ]
 
     def split(row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -60,10 +61,12 @@ def caption_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: On
 
     settings = {"config": config, "root": str(paths.root), "made_from": parts_goal}
     counted = Counter("caption", len(records), "clips", on_progress, done=len(done))
-    with stage_clock(paths, "caption", sum(len(row["records"]) for row in rows), "clips"):
+    with stage_clock(paths, "caption", len(todo), "clips"):
         finished = map_rows(rows, DescribeClips, settings, key="key", split=split, on_row=counted)
     described = {d.clip_id: d for d in read_descriptions(config, paths)}
-    captioned = [_with_caption(record, described.get(record.clip_id)) for record in records]
+    captioned = [
+        _with_caption(r, described.get(r.clip_id)) if _has_words(r, config) else r for r in records
+    ]
     decided = decide_with_captions(captioned, config)
     write_clips(paths.captioned_clips, decided, unfinished(goal, bool(finished.crashed)))
 
@@ -88,6 +91,11 @@ def _texts_read(config: DataEngineConfig, paths: DatasetPaths) -> dict[str, list
         for row in rows
         if row["scorer"] == "text" and row["version"] == version
     }
+
+
+def _has_words(record: ClipRecord, config: DataEngineConfig) -> bool:
+    """Whether there is, or will be, a caption of which something can be said."""
+    return bool(config.captions.captioners or record.captions)
 
 
 def _with_caption(record: ClipRecord, described: Description | None) -> ClipRecord:

@@ -109,7 +109,7 @@ def samples(
         clip, jpeg = typical_clip(workspace.finished_datasets())
         with write_atomically(image) as file:
             file.write(jpeg)
-        prompt, seed = config.prompt or clip.captions[0].text, config.seed
+        prompt, seed = config.prompt or clip.main_text, config.seed
         context.log.info(f"prompt: {prompt}")
         from_text = generate(run_dir, prompt, folder / "text_to_video.mp4", seed=seed)
         out = folder / "image_to_video.mp4"

@@ -18,12 +18,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 _CURATE = """
 import sys
 from pathlib import Path
-from data_engine.config import DataEngineConfig, DuplicateConfig, FilterConfig, ScoreConfig, ShardConfig
+from data_engine.config import CaptionConfig, DataEngineConfig, DuplicateConfig, FilterConfig, ScoreConfig, ShardConfig
 from orchestration.ray_session import ray_session
 with ray_session():
     from data_engine.pipeline import curate
     config = DataEngineConfig(
         scores=ScoreConfig(frame_scorers=()),
+        captions=CaptionConfig(captioners=()),
         filters=FilterConfig(max_brisque=None, max_text_area=None),
         duplicates=DuplicateConfig(max_similarity=None),
         shards=ShardConfig(short_side_px=90, max_clips=3),

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_engine.caption_config import CaptionConfig
 from data_engine.config import DataEngineConfig, DuplicateConfig, FilterConfig
 from data_engine.errors import BusyError
 from data_engine.schema import ClipRecord, ClipStatus, Rejection
 from data_engine.scoring import scorer_versions
-from data_engine.steps.captioning import decide_with_captions
+from data_engine.steps.captioning import caption_clips, decide_with_captions
 from data_engine.steps.deciding import deduplicate_clips, filter_clips
 from data_engine.steps.scoring import scores_goal
 from data_engine.tables import SCORES, DatasetPaths, made_from, read_clips, write_clips, write_table
@@ -94,6 +95,21 @@ def test_a_kept_clip_lists_the_subsets_that_it_passes() -> None:
 def test_a_caption_step_with_other_limits_does_not_undo_the_filters() -> None:
     still = good(0.0, scores=GOOD | scores(motion=0.0), captions=(caption(),))
     assert decide_with_captions([still], CONFIG)[0].status is ClipStatus.KEPT
+
+
+def test_without_a_captioner_clips_are_kept_as_they_are(tmp_path: Path) -> None:
+    paths = DatasetPaths(tmp_path)
+    unread = {name: score for name, score in GOOD.items() if name != "conse_similarity"}
+    clips = [good(start_s, scores=unread) for start_s in (0.0, 5.0)]
+    write_clips(paths.deduplicated_clips, clips, "deduplicated")
+    silent = CONFIG.model_copy(update={"captions": CaptionConfig(captioners=())})
+    caption_clips(silent, paths, lambda _: None)
+    clips = read_clips(paths.captioned_clips)
+    assert [(c.status, c.captions, c.main_text) for c in clips] == [(ClipStatus.KEPT, (), "")] * 2
+    needs_similarity = FilterConfig(min_conse_similarity=0.1)
+    caption_clips(silent.model_copy(update={"filters": needs_similarity}), paths, lambda _: None)
+    clips = read_clips(paths.captioned_clips)
+    assert [c.rejected_by for c in clips] == [Rejection.NOT_SCORED] * 2
 
 
 def test_two_processes_do_not_work_on_one_data_set(tmp_path: Path) -> None:
