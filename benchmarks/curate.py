@@ -1,30 +1,34 @@
-"""What the data engine costs beside the least that the job can cost: one decode, flow, and encoding the survivors.
+"""What the data engine costs beside the least that the job can cost, and beside NeMo Curator and Data-Juicer.
 
     python -m benchmarks.curate --film demo/sources/samples/big_buck_bunny.mp4 --seconds 120 \\
-        --out benchmarks/results/curate.md
+        --nemo-python NEMO/bin/python --data-juicer-python DJ/bin/python --out benchmarks/results/curate.md
 
-Both sides read the same film, measure flow at the same size and rate, and encode the same spans with the same settings.
-The engine runs in a process of its own with a Ray of its own; CPU seconds are those of its whole tree of processes
-(Linux only). The floor is one process that knows the spans beforehand.
+All sides get the same folder: the film, a still, a black video, and a piece of the film twice. The engine runs its recipe
+`demo`, and once more with the operations that the others have as well: cuts, flow, encoding with the same settings, and
+packing. The floor is one process that knows the spans beforehand: one decode with flow, then encoding the survivors. CPU
+seconds are those of the whole tree of processes (Linux only). `benchmarks/peers/README.md` says how to install the peers.
 """
 
 import argparse
+import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from data_engine.config import ProbeConfig
+from data_engine.caption_config import CaptionConfig
+from data_engine.config import DuplicateConfig, FilterConfig, ProbeConfig, ScoreConfig
 from data_engine.container import decode_frames, fit_long_side, open_video, upright_rgb
 from data_engine.cutting import encode_clip
 from data_engine.pipeline import curate
@@ -39,6 +43,19 @@ from orchestration.ray_session import ray_session
 
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 CONFIG = demo()
+ENGINES = {
+    "demo": CONFIG,
+    "same operations": CONFIG.model_copy(
+        update={
+            "scores": ScoreConfig(frame_scorers=()),
+            "captions": CaptionConfig(captioners=()),
+            "duplicates": DuplicateConfig(max_similarity=None),
+            "filters": FilterConfig(max_brisque=None, max_text_area=None),
+        }
+    ),
+}
+_STILL_AT_S = 30.0
+_PIECE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -48,10 +65,17 @@ class Cost:
     peak_mb: float
 
 
-def tree_of(root: int) -> dict[int, tuple[float, float]]:
-    """CPU seconds and resident MB of a process and all its descendants, by pid."""
-    parents: dict[int, int] = {}
-    usage: dict[int, tuple[float, float]] = {}
+@dataclass(frozen=True)
+class Process:
+    parent: int
+    own_cpu_s: float
+    ended_children_cpu_s: float
+    resident_mb: float
+
+
+def tree_of(root: int) -> dict[int, Process]:
+    """A process and all its descendants, by pid."""
+    found: dict[int, Process] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -59,42 +83,64 @@ def tree_of(root: int) -> dict[int, tuple[float, float]]:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        pid = int(entry.name)
-        parents[pid] = int(fields[1])
-        ticks = int(fields[11]) + int(fields[12])
-        resident_mb = int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-        usage[pid] = ticks / _TICKS_A_SECOND, resident_mb
+        user, system, children_user, children_system = (int(ticks) for ticks in fields[11:15])
+        found[int(entry.name)] = Process(
+            parent=int(fields[1]),
+            own_cpu_s=(user + system) / _TICKS_A_SECOND,
+            ended_children_cpu_s=(children_user + children_system) / _TICKS_A_SECOND,
+            resident_mb=int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20,
+        )
     inside = {root}
-    while more := {pid for pid, parent in parents.items() if parent in inside} - inside:
+    while more := {pid for pid, p in found.items() if p.parent in inside} - inside:
         inside |= more
-    return {pid: usage[pid] for pid in inside if pid in usage}
+    return {pid: found[pid] for pid in inside if pid in found}
+
+
+def total_cpu_s(root: int, seen: dict[int, Process]) -> float:
+    """Of a tree. A parent that waits for its children knows of those that were too short to be seen."""
+    of_children = sum(total_cpu_s(pid, seen) for pid, p in seen.items() if p.parent == root)
+    known = seen[root]
+    return known.own_cpu_s + max(known.ended_children_cpu_s, of_children)
 
 
 def watched(command: list[str]) -> Cost:
     """The cost of a command with all that it starts, looked at four times a second."""
     start_s = time.monotonic()
-    process = subprocess.Popen(command)
-    cpu_s: dict[int, float] = {}
+    # Where Python may not keep its bytecode, each process would compile all that it imports.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    process = subprocess.Popen(command, env=environment)
+    seen: dict[int, Process] = {}
     peak_mb = 0.0
     while process.poll() is None:
         now = tree_of(process.pid)
-        cpu_s |= {pid: seconds for pid, (seconds, _) in now.items()}
-        peak_mb = max(peak_mb, sum(resident_mb for _, resident_mb in now.values()))
+        # Orphans keep the parent that they had.
+        seen |= {p: replace(q, parent=seen[p].parent) if p in seen else q for p, q in now.items()}
+        peak_mb = max(peak_mb, sum(p.resident_mb for p in now.values()))
         time.sleep(0.25)
     if process.returncode:
         raise SystemExit(f"{command} ended with {process.returncode}")
-    return Cost(sum(cpu_s.values()), time.monotonic() - start_s, peak_mb)
+    return Cost(total_cpu_s(process.pid, seen), time.monotonic() - start_s, peak_mb)
 
 
-def run_floor(film: Path, dataset: Path, out: Path) -> None:
-    """Decode and measure once, then encode the clips that the engine kept."""
+def run_floor(sources: Path, dataset: Path, out: Path) -> None:
+    """Decode and measure each source once, then encode the clips that the engine kept."""
     cv2.setNumThreads(1)
-    source = probe(local_source(film), ProbeConfig())
+    clips = [clip for clip in load_clips(DatasetPaths(dataset)) if clip.status is ClipStatus.KEPT]
+    for file in sorted(sources.glob("*.mp4")):
+        _measure_flow(file)
+        for clip in clips:
+            if clip.source_uri == file.name:
+                mp4 = encode_clip(clip, str(file), CONFIG.shards, num_threads=1)
+                (out / f"{clip.clip_id}.mp4").write_bytes(mp4)
+
+
+def _measure_flow(file: Path) -> None:
+    source = probe(local_source(file), ProbeConfig())
     meter = MotionMeter()
     size = fit_long_side(source.height_px, source.width_px, CONFIG.decode.analysis_long_side_px)
     before = None
     next_s = 0.0
-    with open_video(str(film), num_threads=1) as (container, stream):
+    with open_video(str(file), num_threads=1) as (container, stream):
         for frame in decode_frames(container, stream):
             if before is not None and frame.time - before[1] >= 0.1:
                 gray = cv2.cvtColor(upright_rgb(frame, *size, 0), cv2.COLOR_RGB2GRAY)
@@ -104,10 +150,6 @@ def run_floor(film: Path, dataset: Path, out: Path) -> None:
                 gray = cv2.cvtColor(upright_rgb(frame, *size, 0), cv2.COLOR_RGB2GRAY)
                 before = gray.astype(np.uint8), frame.time
                 next_s = frame.time + 1 / CONFIG.decode.frames_per_s
-    for clip in load_clips(DatasetPaths(dataset)):
-        if clip.status is ClipStatus.KEPT:
-            mp4 = encode_clip(clip, str(film), CONFIG.shards, num_threads=1)
-            (out / f"{clip.clip_id}.mp4").write_bytes(mp4)
 
 
 def excerpt(film: Path, seconds: float, out: Path) -> None:
@@ -116,74 +158,154 @@ def excerpt(film: Path, seconds: float, out: Path) -> None:
         stream = given.streams.video[0]
         copy = made.add_stream_from_template(stream)
         for packet in given.demux(stream):
+            assert stream.time_base is not None
             if packet.pts is None or packet.pts * stream.time_base >= seconds:
                 continue
             packet.stream = copy
             made.mux(packet)
 
 
+def plant(film: Path, folder: Path) -> None:
+    """What no data set should hold: a still, four black seconds, and the same piece of film twice."""
+    with open_video(str(film), num_threads=1) as (container, stream):
+        still = next(f for f in decode_frames(container, stream) if f.time >= _STILL_AT_S)
+        image = upright_rgb(still, stream.height, stream.width, 0)
+    _write_repeated(image, folder / "still.mp4")
+    _write_repeated(np.zeros_like(image), folder / "black.mp4")
+    excerpt(film, _PIECE_S, folder / "piece.mp4")
+    shutil.copyfile(folder / "piece.mp4", folder / "piece_again.mp4")
+
+
+def _write_repeated(image_HWC: NDArray[np.uint8], out: Path) -> None:
+    with av.open(str(out), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.height, stream.width = image_HWC.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for _ in range(4 * 24):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image_HWC)))
+        container.mux(stream.encode())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a side made of the folder: how many clips, seconds kept, and which planted files it kept."""
+
+    num_clips: int
+    num_kept: int
+    kept_s: float
+    bad_kept: str
+
+    @classmethod
+    def of(cls, clips: Sequence[tuple[str, float, bool]]) -> "Outcome":
+        """From the source name, the length in seconds and the decision of each clip."""
+        kept = [(source, length_s) for source, length_s, is_kept in clips if is_kept]
+        names = {source for source, _ in kept}
+        bad = [name for name in ("still.mp4", "black.mp4") if name in names]
+        if {"piece.mp4", "piece_again.mp4"} <= names:
+            bad.append("the copy")
+        return cls(len(clips), len(kept), sum(s for _, s in kept), ", ".join(bad) or "none")
+
+
+def outcome_of_engine(dataset: Path) -> Outcome:
+    clips = load_clips(DatasetPaths(dataset))
+    return Outcome.of(
+        [(clip.source_uri, clip.duration_s, clip.status is ClipStatus.KEPT) for clip in clips]
+    )
+
+
+def outcome_of_peer(out: Path) -> Outcome:
+    rows = [json.loads(line) for line in (out / "clips.jsonl").read_text().splitlines()]
+    return Outcome.of([(r["source"], r["end_s"] - r["start_s"], r["kept"]) for r in rows])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--film", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--nemo-python", type=Path, help="of an environment with NeMo Curator")
+    parser.add_argument("--data-juicer-python", type=Path, help="of one with Data-Juicer")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", nargs=3, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
         side, given, folder = arguments.only
-        if str(side) == "engine":
-            with ray_session():
-                curate(CONFIG, str(given), folder, lambda _: None)
-        else:
-            run_floor(next(given.glob("*.mp4")), folder, folder.parent)
+        if str(side) == "floor":
+            run_floor(given, folder, folder.parent)
+            return
+        with ray_session():
+            curate(ENGINES[str(side)], str(given), folder, lambda _: None)
         return
     home = Path(tempfile.mkdtemp())
-    sources, dataset = home / "sources", home / "dataset"
+    sources = home / "sources"
     sources.mkdir()
     excerpt(arguments.film, arguments.seconds, sources / "film.mp4")
+    plant(sources / "film.mp4", sources)
+    total_s = sum(
+        probe(local_source(file), ProbeConfig()).duration_s for file in sources.glob("*.mp4")
+    )
     this = [sys.executable, "-m", "benchmarks.curate", "--film", str(arguments.film), "--only"]
-    engine = watched([*this, "engine", str(sources), str(dataset)])
-    floor = watched([*this, "floor", str(sources), str(dataset)])
-    clips = load_clips(DatasetPaths(dataset))
-    kept = [clip for clip in clips if clip.status is ClipStatus.KEPT]
-    kept_s = sum(clip.duration_s for clip in kept)
-    own_cpu_s = resource.getrusage(resource.RUSAGE_SELF).ru_utime
-    lines = [
-        "# Curation beside the least that it can cost",
-        "",
-        f"Command: `python -m benchmarks.curate --film ... --seconds {arguments.seconds:g}`. "
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}. Recipe `demo`.",
-        "",
-        f"{arguments.seconds:g} s of film, {len(clips)} clips cut, {len(kept)} kept ({kept_s:.1f} s).",
-        "",
-        "| side | CPU-seconds a second of video | wall (s) | peak memory (MB, resident) |",
-        "|---|---:|---:|---:|",
-    ]
-    for name, cost in (("this engine, all of it", engine), ("floor", floor)):
-        share = cost.cpu_s / arguments.seconds
-        lines.append(f"| {name} | {share:.3f} | {cost.wall_s:.0f} | {cost.peak_mb:.0f} |")
-    lines += [
-        "",
-        f"Ratio in CPU-seconds: {engine.cpu_s / floor.cpu_s:.2f}. The engine also finds shots, reads text, judges quality, "
-        "embeds, deduplicates, captions, packs and reports, and starts Ray and a pool of workers for each stage; the floor "
-        "imports what it needs.",
-        "",
-        "| stage of the engine | done | wall (s) |",
-        "|---|---:|---:|",
-    ]
-    lines += [
-        f"| {stage.name} | {stage.amount:.0f} {stage.unit} | {stage.seconds:.1f} |"
-        for stage in read_throughput(DatasetPaths(dataset))
-    ]
-    lines += [
-        "",
-        f"(The watcher itself took {own_cpu_s:.1f} CPU-seconds, which are in neither row.)",
-    ]
-    text = "\n".join(lines) + "\n"
+    rows: list[tuple[str, Cost, Outcome]] = []
+    for name in ENGINES:
+        cost = watched([*this, name, str(sources), str(home / name)])
+        rows.append((f"this engine, {name}", cost, outcome_of_engine(home / name)))
+    same = home / "same operations"
+    rows.append(("floor", watched([*this, "floor", str(sources), str(same)]), rows[-1][2]))
+    peers = {
+        "NeMo Curator 1.4": ("with_nemo_curator.py", arguments.nemo_python),
+        "Data-Juicer 1.6": ("with_data_juicer.py", arguments.data_juicer_python),
+    }
+    for name, (script, python) in peers.items():
+        if python is not None:
+            path = Path(__file__).parent / "peers" / script
+            out = home / script
+            height = ["--height", str(CONFIG.shards.short_side_px)]
+            command = [
+                str(python),
+                str(path),
+                "--sources",
+                str(sources),
+                "--out",
+                str(out),
+                *height,
+            ]
+            rows.append((name, watched(command), outcome_of_peer(out)))
+    text = table(rows, total_s, arguments.seconds)
+    text += stages(home / "demo")
     if arguments.out:
         arguments.out.write_text(text)
     sys.stdout.write(text)
     shutil.rmtree(home)
+
+
+def table(rows: Sequence[tuple[str, Cost, Outcome]], total_s: float, film_s: float) -> str:
+    """One row for each side; ratios are to the engine with the same operations."""
+    same = next(cost for name, cost, _ in rows if name.endswith("same operations"))
+    lines = [
+        "# Curation beside the least that it can cost, and beside the peers",
+        "",
+        f"Command: see `benchmarks/curate.py`, `--seconds {film_s:g}`. {platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}. {total_s:.0f} s of video in five files.",
+        "",
+        "| side | CPU-seconds a second of video | times ours | wall (s) | peak memory (MB, resident) | clips | kept | kept (s) "
+        "| bad kept |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for name, cost, outcome in rows:
+        lines.append(
+            f"| {name} | {cost.cpu_s / total_s:.3f} | {cost.cpu_s / same.cpu_s:.2f} | {cost.wall_s:.0f} "
+            f"| {cost.peak_mb:.0f} | {outcome.num_clips} | {outcome.num_kept} | {outcome.kept_s:.1f} "
+            f"| {outcome.bad_kept} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def stages(dataset: Path) -> str:
+    lines = ["", "| stage of the engine, recipe `demo` | done | wall (s) |", "|---|---:|---:|"]
+    lines += [
+        f"| {stage.name} | {stage.amount:.0f} {stage.unit} | {stage.seconds:.1f} |"
+        for stage in read_throughput(DatasetPaths(dataset))
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

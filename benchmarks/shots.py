@@ -94,7 +94,7 @@ def read_frames(path: Path) -> tuple[list[NDArray[np.uint8]], float]:
     """Frames (HxWx3 BGR) at the size for analysis, and the CPU-seconds that decoding and scaling took."""
     frames: list[NDArray[np.uint8]] = []
     start = time.process_time()
-    with open_video(path, 1) as (container, stream):
+    with open_video(str(path), 1) as (container, stream):
         size = fit_long_side(stream.height, stream.width, DecodeConfig().analysis_long_side_px)
         for frame in container.decode(stream):
             image = upright_rgb(frame, *size, 0)
