@@ -219,6 +219,9 @@ class ShardConfig(_Config):
     """Clips are scaled down to this short side; smaller ones keep their size."""
     crf: int = Field(default=18, ge=0, le=51)
     """x264 constant rate factor: lower is better and larger."""
+    copy_streams: bool = True
+    """Copy the packets of a clip where no scaling, cropping or cut between key frames asks for encoding: exact, and
+    some fifty times faster. Its rate and key frames are then those of the source."""
     duration_edges_s: tuple[float, ...] = (2.0, 5.0, 10.0)
     """Clips are bucketed by length between these."""
     max_clips: int = Field(default=1024, ge=1)

@@ -77,7 +77,14 @@ def _encoded(record: ClipRecord, config: DataEngineConfig, paths: DatasetPaths) 
     """Named by all that its bytes depend on."""
     size = encoded_size(record, config.shards)
     return paths.encoded(
-        fingerprint(record.clip_id, record.crop, size, config.shards.crf, ENCODER_VERSION)
+        fingerprint(
+            record.clip_id,
+            record.crop,
+            size,
+            config.shards.crf,
+            config.shards.copy_streams,
+            ENCODER_VERSION,
+        )
     )
 
 
