@@ -6,20 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers  # its classes are imported when they are first named, which takes seconds
 from PIL import Image as PILImage
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import (
-    CLIPImageProcessor,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-    PreTrainedTokenizerFast,
-)
 
 from data_engine.captioning.chat import Image
 
@@ -56,10 +47,10 @@ _MERGED = (
 _PICTURE_PX, _PATCH_PX = 16, 8
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def _tokenizer() -> "transformers.PreTrainedTokenizerFast":
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(_WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         unk_token="<unk>",
@@ -68,8 +59,8 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _text_config() -> LlamaConfig:
-    return LlamaConfig(
+def _text_config() -> "transformers.LlamaConfig":
+    return transformers.LlamaConfig(
         vocab_size=len(_WORDS),
         hidden_size=32,
         intermediate_size=64,
@@ -86,8 +77,8 @@ def _text_config() -> LlamaConfig:
 def write_tiny_vlm(folder: Path) -> Path:
     """A LLaVA that names the colours of the pictures that it is shown, in their order."""
     tokenizer = _tokenizer()
-    processor = LlavaProcessor(
-        image_processor=CLIPImageProcessor(
+    processor = transformers.LlavaProcessor(
+        image_processor=transformers.CLIPImageProcessor(
             size={"shortest_edge": _PICTURE_PX},
             crop_size={"height": _PICTURE_PX, "width": _PICTURE_PX},
         ),
@@ -99,9 +90,9 @@ def write_tiny_vlm(folder: Path) -> Path:
         chat_template=_IMAGE_TEMPLATE,
     )
     torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(
-        LlavaConfig(
-            vision_config=CLIPVisionConfig(
+    model = transformers.LlavaForConditionalGeneration(
+        transformers.LlavaConfig(
+            vision_config=transformers.CLIPVisionConfig(
                 hidden_size=16,
                 intermediate_size=32,
                 num_hidden_layers=2,
@@ -130,7 +121,7 @@ def write_tiny_llm(folder: Path) -> Path:
     tokenizer = _tokenizer()
     tokenizer.chat_template = _TEXT_TEMPLATE
     torch.manual_seed(0)
-    model = LlamaForCausalLM(_text_config())
+    model = transformers.LlamaForCausalLM(_text_config())
     lessons = [(_inputs(tokenizer, f"{MERGE} {lines}"), answer) for lines, answer in _MERGED]
     _train(model, tokenizer, lessons, num_steps=60)
     _save(folder, model, tokenizer)
@@ -149,7 +140,7 @@ def _inputs(processor: Any, content: Any) -> Any:
 
 def _train(
     model: Any,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: "transformers.PreTrainedTokenizerFast",
     lessons: Sequence[tuple[Any, str]],
     num_steps: int,
 ) -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 from numpy.typing import NDArray
-from transformers import BertConfig
 
 from data_engine.config import DataEngineConfig, LabelConfig, ScoreConfig
 from data_engine.errors import JobError
@@ -124,7 +124,7 @@ def test_pickled_weights_are_refused(classifier: Path, tmp_path: Path) -> None:
 
 def test_what_classifies_no_pictures_is_refused(classifier: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(classifier, tmp_path / "tiny"))
-    BertConfig().save_pretrained(other)
+    transformers.BertConfig().save_pretrained(other)
     with pytest.raises(JobError, match="is a bert, which does not classify pictures"):
         check_scorers(config_for("nsfw", other))
     number = write_classifier(tmp_path / "number", ["mos"], problem_type="regression")

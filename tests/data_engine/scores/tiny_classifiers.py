@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+import transformers  # its classes are imported when they are first named, which takes seconds
 
 PICTURE_PX = 16
 
@@ -19,7 +19,7 @@ def write_classifier(
 ) -> Path:
     """A vision transformer with random weights: what it says depends on the picture, and means nothing."""
     torch.manual_seed(seed)
-    config = ViTConfig(
+    config = transformers.ViTConfig(
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=1,
@@ -32,7 +32,7 @@ def write_classifier(
         # Large enough that two pictures do not get nearly the same probability.
         initializer_range=0.5,
     )
-    ViTForImageClassification(config).eval().save_pretrained(folder)
+    transformers.ViTForImageClassification(config).eval().save_pretrained(folder)
     size = {"height": PICTURE_PX, "width": PICTURE_PX}
-    ViTImageProcessor(size=size).save_pretrained(folder)
+    transformers.ViTImageProcessor(size=size).save_pretrained(folder)
     return folder
