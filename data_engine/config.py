@@ -239,9 +239,18 @@ class ShardConfig(_Config):
         return edges
 
 
+class WorkerConfig(_Config):
+    """What the processes ask of the cluster. It changes where work is done and never what comes out."""
+
+    num_gpus: float = Field(default=0.0, ge=0, le=1)
+    """The share of a GPU for each process that scores frames or writes captions, which are then as many as fit. Worth
+    it for models of the hub; those that are embedded are small. 0 takes CPUs."""
+
+
 class DataEngineConfig(_Config):
     """A whole curation run."""
 
+    workers: WorkerConfig = WorkerConfig()
     probe: ProbeConfig = ProbeConfig()
     decode: DecodeConfig = DecodeConfig()
     shots: ShotConfig = ShotConfig()

@@ -24,6 +24,13 @@ def model_folder(model: str, revision: str | None) -> Path:
     return folder
 
 
+def best_device() -> str:
+    """`cuda` if this process was given a GPU, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _fetch(model: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data_engine.config import DataEngineConfig
 from data_engine.describing import check_chat_models, check_models
-from data_engine.ray_rows import OnProgress
+from data_engine.ray_rows import OnProgress, check_gpus
 from data_engine.report import RunReport, summarize, write_report
 from data_engine.scoring import check_scorers
 from data_engine.steps.captioning import caption_clips
@@ -42,13 +42,15 @@ def curate(
     """Turn source videos into a data set. What is done already is not done again.
 
     Raises:
-        JobError: the sources or the weights of a model are missing, or the tables are of another version.
+        JobError: the sources or the weights of a model are missing, the tables are of another version, or the
+            cluster lacks the GPU that is asked for.
     """
     paths = DatasetPaths(dataset)
     # Before hours of decoding, since captions come last.
     check_scorers(config.scores)
     check_models(config.scores)
     check_chat_models(config.captions, config.hallucination)
+    check_gpus(config.workers.num_gpus)
     probe_sources(config, source, paths, on_progress)
     score_clips(config, paths, on_progress)
     filter_clips(config, paths)

@@ -5,11 +5,13 @@ each row is a block, and rows that did not come back are tried once more, alone:
 is reported as crashed; any other error is a defect of ours and stops the job.
 
 Workers are made in tasks and not in actors: the processes outlive the step, so that what takes seconds to import is
-imported once in a job and not once in every step.
+imported once in a job and not once in every step. Only workers that hold a GPU are actors, since a process keeps the
+GPU that it began with.
 """
 
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +21,9 @@ from uuid import uuid4
 
 import ray
 import ray.data
-from ray.exceptions import OutOfMemoryError, WorkerCrashedError
+from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
+
+from data_engine.errors import JobError
 
 Row = dict[str, Any]
 
@@ -60,29 +64,30 @@ def _whole(row: Row) -> list[Row]:
 
 def map_rows(
     rows: Sequence[Row],
-    worker: type[Worker],
-    settings: dict[str, Any],
+    make_worker: Callable[[], Worker],
     *,
     key: str,
     split: Callable[[Row], list[Row]] = _whole,
     on_row: Callable[[Row], None] = lambda _: None,
+    num_gpus: float = 0.0,
 ) -> Finished:
-    """Every row through `worker(**settings)`, in as many processes as the cluster has CPUs.
+    """Every row through a worker, made in each of as many processes as the cluster has CPUs, or shares of GPUs.
 
     `key` names the column that identifies a row; workers must hand it back unchanged. A row that killed its
     worker is tried again in the parts that `split` makes of it, so that one bad clip does not cost its neighbours.
     """
     if not rows:
         return Finished([], [])
-    run = partial(_run, pool=uuid4().hex, worker=worker, settings=settings)
+    run = partial(_run, pool=uuid4().hex, make_worker=make_worker)
     finished: list[Row] = []
-    for row in _dataset(rows, run).iter_rows():
+    done = _rows_on_gpus(rows, run, num_gpus) if num_gpus else _dataset(rows, run).iter_rows()
+    for row in done:
         on_row(row)
         finished.append(row)
     back = {row[key] for row in finished}
     crashed: list[Row] = []
     for part in (part for row in rows if row[key] not in back for part in split(row)):
-        again = _run_alone(part, run)
+        again = _run_alone(part, run, num_gpus)
         if again is None:
             crashed.append(part)
         else:
@@ -109,17 +114,61 @@ _workers: dict[str, Worker] = {}
 """The worker of this process, by its pool: one at a time, since each may hold large models."""
 
 
-def _run(row: Row, *, pool: str, worker: type[Worker], settings: dict[str, Any]) -> Row:
+def _run(row: Row, *, pool: str, make_worker: Callable[[], Worker]) -> Row:
     if pool not in _workers:
         _workers.clear()
-        _workers[pool] = worker(**settings)
+        _workers[pool] = make_worker()
     return _workers[pool](row)
 
 
-def _run_alone(row: Row, run: Callable[[Row], Row]) -> Row | None:
+def check_gpus(num_gpus: float) -> None:
+    """Find out before hours of decoding whether a process can ever have that share of a GPU.
+
+    Raises:
+        JobError: the cluster has no GPU.
+    """
+    if num_gpus and ray.cluster_resources().get("GPU", 0) < num_gpus:
+        raise JobError(
+            f"workers.num_gpus is {num_gpus:g}, but the Ray cluster has no GPU; set it to 0, or name a cluster that has "
+            "one with --ray-address"
+        )
+
+
+@ray.remote(num_cpus=_CPUS)
+class _GpuProcess:
+    def run(self, row: Row, run: Callable[[Row], Row]) -> Row:
+        return run(row)
+
+
+def _rows_on_gpus(rows: Sequence[Row], run: Callable[[Row], Row], num_gpus: float) -> Iterator[Row]:
+    """The rows that came back, each when it is done; a process that dies is replaced, its row is left out."""
+
+    def start() -> Any:
+        return _GpuProcess.options(num_gpus=num_gpus).remote()
+
+    check_gpus(num_gpus)
+    num_processes = max(1, min(len(rows), int(ray.cluster_resources().get("GPU", 0) / num_gpus)))
+    waiting, idle = deque(rows), [start() for _ in range(num_processes)]
+    running: dict[Any, Any] = {}
+    while waiting or running:
+        while waiting and idle:
+            process = idle.pop()
+            running[process.run.remote(waiting.popleft(), run)] = process
+        done = ray.wait(list(running), num_returns=1)[0][0]
+        process = running.pop(done)
+        try:
+            row = ray.get(done)
+        except (RayActorError, OutOfMemoryError):
+            idle.append(start())
+            continue
+        idle.append(process)
+        yield row
+
+
+def _run_alone(row: Row, run: Callable[[Row], Row], num_gpus: float) -> Row | None:
     """One row while no other runs; None if its process dies."""
 
-    @ray.remote(num_cpus=_CPUS, max_retries=0)
+    @ray.remote(num_cpus=_CPUS, num_gpus=num_gpus, max_retries=0)
     def alone() -> Row:
         return run(row)
 

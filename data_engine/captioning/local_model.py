@@ -10,7 +10,7 @@ from typing import Any
 from data_engine.caption_config import TransformersConfig
 from data_engine.captioning.chat import Answer, Failure, Question
 from data_engine.errors import JobError
-from data_engine.hub_models import cannot_load, model_folder
+from data_engine.hub_models import best_device, cannot_load, model_folder
 
 
 class TransformersChat:
@@ -174,8 +174,4 @@ def _name(config: TransformersConfig) -> str:
 
 
 def _device(config: TransformersConfig) -> str:
-    import torch
-
-    if config.device != "auto":
-        return config.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return best_device() if config.device == "auto" else config.device

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_engine.errors import JobError
-from data_engine.hub_models import cannot_load, content_hash, model_folder
+from data_engine.hub_models import best_device, cannot_load, content_hash, model_folder
 
 
 class LabelScorer:
@@ -43,16 +43,17 @@ class LabelScorer:
             )
         except (OSError, ValueError) as error:
             raise cannot_load(model, error) from error
-        self._model = loaded.eval()
+        self._device = best_device()
+        self._model = loaded.eval().to(self._device)
 
     def probabilities(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Of the label in each HxWx3 RGB picture, 0 to 1; all of them go through the model together."""
         from PIL import Image
 
         pictures = [Image.fromarray(image) for image in images]
-        inputs = self._processor(images=pictures, return_tensors="pt")
+        inputs = self._processor(images=pictures, return_tensors="pt").to(self._device)
         with self._torch.inference_mode():
-            logits_NK = self._model(**inputs).logits.float()
+            logits_NK = self._model(**inputs).logits.float().cpu()
         shares_NK = logits_NK.softmax(dim=-1) if self._is_shared else logits_NK.sigmoid()
         return np.asarray(shares_NK[:, self._index].numpy(), dtype=np.float32)
 

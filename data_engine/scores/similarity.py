@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_engine.errors import JobError
+from data_engine.hub_models import best_device
 from data_engine.scores.classifier import ImageNetClassifier
 
 _TOP_CLASSES = 10
@@ -140,7 +141,8 @@ class OpenCLIP:
         self.backend = open_clip_backend(model, pretrained)
         # By its name and not by the file: the tag also says how pictures are normalised.
         loaded: Any = open_clip.create_model_from_pretrained(model, pretrained=pretrained)
-        self._model, self._preprocess = loaded[0].eval(), loaded[1]
+        self._device = best_device()
+        self._model, self._preprocess = loaded[0].eval().to(self._device), loaded[1]
         self._tokenizer: Any = open_clip.get_tokenizer(model)
 
     def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -150,14 +152,16 @@ class OpenCLIP:
 
         pixels = torch.stack([self._preprocess(Image.fromarray(image)) for image in images])
         with torch.inference_mode():
-            return unit_rows(self._model.encode_image(pixels).float().numpy())
+            features_ND = self._model.encode_image(pixels.to(self._device))
+            return unit_rows(features_ND.float().cpu().numpy())
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """M x D; texts longer than the context of the model are cut."""
         import torch
 
         with torch.inference_mode():
-            return unit_rows(self._model.encode_text(self._tokenizer(list(texts))).float().numpy())
+            tokens_ML = self._tokenizer(list(texts)).to(self._device)
+            return unit_rows(self._model.encode_text(tokens_ML).float().cpu().numpy())
 
 
 def open_clip_backend(model: str, pretrained: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from data_engine.config import DataEngineConfig
@@ -62,7 +63,14 @@ def caption_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: On
     settings = {"config": config, "root": str(paths.root), "made_from": parts_goal}
     counted = Counter("caption", len(records), "clips", on_progress, done=len(done))
     with stage_clock(paths, "caption", len(todo), "clips"):
-        finished = map_rows(rows, DescribeClips, settings, key="key", split=split, on_row=counted)
+        finished = map_rows(
+            rows,
+            partial(DescribeClips, **settings),
+            key="key",
+            split=split,
+            on_row=counted,
+            num_gpus=config.workers.num_gpus,
+        )
     described = {d.clip_id: d for d in read_descriptions(config, paths)}
     captioned = [
         _with_caption(r, described.get(r.clip_id)) if _has_words(r, config) else r for r in records

@@ -1,6 +1,7 @@
 """Which sources there are, and which of them can be read."""
 
 from dataclasses import asdict
+from functools import partial
 
 from data_engine.config import DataEngineConfig
 from data_engine.probe import merge_copies
@@ -38,7 +39,7 @@ def probe_sources(
     rows = [{"uri": file.uri, "file": file.to_json()} for file in listing.files]
     counted = Counter("probe", len(rows), "sources", on_progress)
     with stage_clock(paths, "probe", len(rows), "sources"):
-        finished = map_rows(rows, ProbeSource, {"config": config}, key="uri", on_row=counted)
+        finished = map_rows(rows, partial(ProbeSource, config), key="uri", on_row=counted)
     quarantine = [
         *listing.unusable,
         *(

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from data_engine.config import DataEngineConfig
@@ -84,7 +85,7 @@ def _cut(
         progress_board("cut", total_s, "s", on_progress) as post,
     ):
         settings = {"config": config, "root": str(paths.root), "made_from": goals, "post": post}
-        finished = map_rows(rows, CutSource, settings, key="source_id")
+        finished = map_rows(rows, partial(CutSource, **settings), key="source_id")
     failures = {row["source_id"]: row for row in finished.rows if row["reason"] is not None}
     for row in finished.crashed:
         detail = "the decoder killed its process, or was stuck, twice"
@@ -157,7 +158,14 @@ def _score_frames(
     settings = {"config": config, "root": str(paths.root), "made_from": goal}
     counted = Counter("score", len(records), "clips", on_progress, done=num_done)
     with stage_clock(paths, "score", len(records) - num_done, "clips"):
-        finished = map_rows(rows, ScoreFrames, settings, key="key", split=split, on_row=counted)
+        finished = map_rows(
+            rows,
+            partial(ScoreFrames, **settings),
+            key="key",
+            split=split,
+            on_row=counted,
+            num_gpus=config.workers.num_gpus,
+        )
     crashed = {clip_id for row in finished.crashed for clip_id in row["clip_ids"]}
     scores: dict[str, dict[str, Score]] = defaultdict(dict)
     for row in read_parts(paths.scores, goal, [*columns, "scores"]):

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from json import loads
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,9 @@ def _encode(
     rows = [row(batch) for batch in batches(todo)]
     settings = {"config": config}
     with stage_clock(paths, "encode", sum(r.duration_s for r in todo), "s of video"):
-        finished = map_rows(rows, EncodeClips, settings, key="key", split=split, on_row=counted)
+        finished = map_rows(
+            rows, partial(EncodeClips, **settings), key="key", split=split, on_row=counted
+        )
     failed: dict[str, str] = {}
     for done in finished.rows:
         failed |= loads(done["failed"])
@@ -152,7 +155,7 @@ def _pack(paths: DatasetPaths, plan: list[PlannedShard], on_progress: OnProgress
     counted = Counter("shard", total, "clips", on_progress, done=num_done)
     settings = {"root": str(paths.root), "made_from": goals}
     with stage_clock(paths, "shard", total - num_done, "clips"):
-        finished = map_rows(rows, WriteShard, settings, key="name", on_row=counted)
+        finished = map_rows(rows, partial(WriteShard, **settings), key="name", on_row=counted)
     return {row["name"] for row in finished.crashed}
 
 

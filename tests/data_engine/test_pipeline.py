@@ -172,7 +172,7 @@ class _Buggy:
 
 def test_a_row_that_kills_its_worker_costs_that_row_only() -> None:
     rows = [{"key": key} for key in ("a", "deadly", "b", "c")]
-    finished = map_rows(rows, _Fragile, {}, key="key")
+    finished = map_rows(rows, _Fragile, key="key")
     assert finished.crashed == [{"key": "deadly"}]
     assert sorted(row["key"] for row in finished.rows) == ["a", "b", "c"]
 
@@ -190,7 +190,7 @@ class _Counting:
 
 def test_processes_outlive_a_step_and_workers_do_not() -> None:
     rows = [{"key": str(i)} for i in range(8)]
-    first, second = (map_rows(rows, _Counting, {}, key="key").rows for _ in range(2))
+    first, second = (map_rows(rows, _Counting, key="key").rows for _ in range(2))
     pids = {row["pid"] for row in first}
     assert {row["pid"] for row in second} & pids
     for step in (first, second):
@@ -201,4 +201,4 @@ def test_processes_outlive_a_step_and_workers_do_not() -> None:
 
 def test_a_defect_of_ours_stops_the_job() -> None:
     with pytest.raises(TypeError, match="a defect of ours"):
-        map_rows([{"key": "a"}], _Buggy, {}, key="key")
+        map_rows([{"key": "a"}], _Buggy, key="key")
