@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_engine.caption_config import CaptionConfig
-from data_engine.config import DuplicateConfig, FilterConfig, ProbeConfig, ScoreConfig
+from data_engine.config import DuplicateConfig, FilterConfig, ProbeConfig, ScoreConfig, ShardConfig
 from data_engine.container import decode_frames, fit_long_side, open_video, upright_rgb
 from data_engine.cutting import encode_clip
 from data_engine.pipeline import curate
@@ -42,7 +42,8 @@ from data_engine.throughput import read_throughput
 from orchestration.ray_session import ray_session
 
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
-CONFIG = demo()
+# As small as NeMo Curator's motion filter takes clips.
+CONFIG = demo().model_copy(update={"shards": ShardConfig(short_side_px=256, max_clips=32)})
 ENGINES = {
     "demo": CONFIG,
     "same operations": CONFIG.model_copy(
