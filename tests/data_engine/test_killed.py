@@ -1,4 +1,4 @@
-"""A curation whose process is killed with SIGKILL, and run again, ends as one that never was."""
+"""A curation whose processes are killed with SIGKILL ends as one that nobody disturbed."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ with ray_session():
         captions=CaptionConfig(captioners=()),
         filters=FilterConfig(max_brisque=None, max_text_area=None),
         duplicates=DuplicateConfig(max_similarity=None),
-        shards=ShardConfig(short_side_px=90, max_clips=3),
+        shards=ShardConfig(short_side_px=90, max_clips=3, copy_streams=False),
     )
     curate(config, sys.argv[1], Path(sys.argv[2]), lambda progress: None)
 """
@@ -37,14 +37,15 @@ def start(sources: Path, dataset: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", _CURATE, str(sources), str(dataset)])
 
 
-def kill_when(is_time: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def kill_when(whom: Callable[[], list[int]], process: subprocess.Popen[bytes]) -> None:
+    """Kill the processes that `whom` names as soon as it names any."""
     deadline_s = time.monotonic() + 300
-    while not is_time():
+    while not (pids := whom()):
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline_s, "it never came so far"
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
 
 
 def kept(dataset: Path) -> tuple[list[str], dict[str, bytes]]:
@@ -54,21 +55,62 @@ def kept(dataset: Path) -> tuple[list[str], dict[str, bytes]]:
     return sorted(clip.to_json() for clip in load_clips(paths)), tars
 
 
-def test_killed_while_it_encodes_it_goes_on_and_ends_the_same(tmp_path: Path) -> None:
-    sources = tmp_path / "sources"
+def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """The processes below this one that Ray gave a row of a step."""
+    parents: dict[int, int] = {}
+    titles: dict[int, str] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            stat, title = (entry / "stat").read_text(), (entry / "cmdline").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+        titles[int(entry.name)] = title
+    inside = {process.pid}
+    while more := {pid for pid, parent in parents.items() if parent in inside} - inside:
+        inside |= more
+    return [pid for pid in inside if titles.get(pid, "").startswith("ray::Map")]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sources")
     for i in range(3):
         film = [(moving_texture(10 * i + shot), 60) for shot in range(3)]
-        write_video(sources / f"{i}.mp4", frames_of(film), fps=24)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(sources, whole).wait() == 0
+        write_video(folder / f"{i}.mp4", frames_of(film), fps=24)
+    return folder
 
-    paths = DatasetPaths(killed)
-    cut = (killed / "cuts").glob
-    encoded = (killed / "encoded").rglob
-    kill_when(lambda: any(encoded("*.mp4")), start(sources, killed))
+
+@pytest.fixture(scope="module")
+def whole(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data set of a curation that nobody disturbed."""
+    dataset = tmp_path_factory.mktemp("whole")
+    assert start(sources, dataset).wait() == 0
+    return dataset
+
+
+def test_killed_while_it_encodes_it_goes_on_and_ends_the_same(
+    sources: Path, whole: Path, tmp_path: Path
+) -> None:
+    paths = DatasetPaths(tmp_path)
+    cut = (tmp_path / "cuts").glob
+    encoded = (tmp_path / "encoded").rglob
+    process = start(sources, tmp_path)
+    kill_when(lambda: [process.pid] if any(encoded("*.mp4")) else [], process)
+    process.wait()
     assert not paths.sharded_clips.exists()
     before = {path: path.stat().st_mtime_ns for path in cut("*.parquet")}
-    assert start(sources, killed).wait() == 0
+    assert start(sources, tmp_path).wait() == 0
 
-    assert kept(killed) == kept(whole)
+    assert kept(tmp_path) == kept(whole)
     assert {path: path.stat().st_mtime_ns for path in cut("*.parquet")} == before
+
+
+def test_a_worker_that_is_killed_costs_nothing(sources: Path, whole: Path, tmp_path: Path) -> None:
+    paths = DatasetPaths(tmp_path)
+    process = start(sources, tmp_path)
+
+    # Once the sources are known, they decode.
+    kill_when(lambda: workers_of(process) if paths.sources.exists() else [], process)
+    assert process.wait() == 0
+    assert kept(tmp_path) == kept(whole)
