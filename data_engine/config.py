@@ -250,7 +250,6 @@ class WorkerConfig(_Config):
 class DataEngineConfig(_Config):
     """A whole curation run."""
 
-    workers: WorkerConfig = WorkerConfig()
     probe: ProbeConfig = ProbeConfig()
     decode: DecodeConfig = DecodeConfig()
     shots: ShotConfig = ShotConfig()
@@ -262,3 +261,4 @@ class DataEngineConfig(_Config):
     captions: CaptionConfig = CaptionConfig()
     hallucination: HallucinationConfig = HallucinationConfig()
     shards: ShardConfig = ShardConfig()
+    workers: WorkerConfig = WorkerConfig()

@@ -203,5 +203,5 @@ def test_the_configuration_refuses_what_cannot_work() -> None:
         EndpointConfig(url="https://user:secret@host/v1")
     with pytest.raises(ValidationError, match=r"set captions\.endpoint\.model"):
         CaptionConfig(captioners=("endpoint",))
-    with pytest.raises(ValidationError, match="none twice"):
+    with pytest.raises(ValidationError, match="none of them twice"):
         CaptionConfig(captioners=("template", "template"))
