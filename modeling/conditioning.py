@@ -4,11 +4,40 @@ Frame replacement is STIV section 2.3.1, condition dropout its appendix B.
 """
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self, assert_never
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+NullImage = Literal["noised", "zeros"]
+GivenFrames = Literal["none", "first", "first_four", "every_second", "first_and_last"]
+"""Which latent frames of a clip are given (STIV sections 2.3.1 and 5): to be animated, continued, or filled up."""
+
+
+def given_frames(which: GivenFrames, num_frames: int) -> Tensor:
+    """Bool (F,), True at the given latent frames.
+
+    Raises:
+        ValueError: no frame would be left to predict.
+    """
+    given_F = torch.zeros(num_frames, dtype=torch.bool)
+    match which:
+        case "none":
+            pass
+        case "first":
+            given_F[0] = True
+        case "first_four":
+            given_F[:4] = True
+        case "every_second":
+            given_F[::2] = True
+        case "first_and_last":
+            given_F[[0, -1]] = True
+        case _:
+            assert_never(which)
+    if given_F.all():
+        raise ValueError(f"{which!r} of {num_frames} latent frames leaves none to predict")
+    return given_F
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,24 +135,36 @@ def drop_text(conditions: Conditions, null_text: TextFeatures, drop_B: Tensor) -
     return replace(conditions, text=dropped)
 
 
-def drop_image(conditions: Conditions, drop_B: Tensor) -> Conditions:
-    """Leave the frames of the rows of `drop_B` noised, as in text-to-video (STIV section 2.3.1)."""
-    return replace(conditions, given_BF=conditions.given_BF & ~drop_B[:, None])
+def drop_image(
+    conditions: Conditions, drop_B: Tensor, null_image: NullImage = "noised"
+) -> Conditions:
+    """Take the given frames from the rows of `drop_B`.
+
+    `noised` leaves them noised, as in text-to-video (STIV section 2.3.1); `zeros` gives zero latents in their
+    place (appendix J.3).
+    """
+    if null_image == "noised":
+        return replace(conditions, given_BF=conditions.given_BF & ~drop_B[:, None])
+    kept = ~drop_B.view(-1, 1, 1, 1, 1)
+    return replace(conditions, given_latents_BCFHW=conditions.given_latents_BCFHW * kept)
 
 
-def null_conditions(conditions: Conditions, null_text: TextFeatures) -> Conditions:
+def null_conditions(
+    conditions: Conditions, null_text: TextFeatures, null_image: NullImage = "noised"
+) -> Conditions:
     """No text and no image; micro-conditions stay, since they describe the clip asked for."""
-    return without_image(with_null_text(conditions, null_text))
+    return without_image(with_null_text(conditions, null_text), null_image)
 
 
 def with_null_text(conditions: Conditions, null_text: TextFeatures) -> Conditions:
     return replace(conditions, text=null_text.expand(conditions.given_BF.shape[0]))
 
 
-def without_image(conditions: Conditions) -> Conditions:
+def without_image(conditions: Conditions, null_image: NullImage = "noised") -> Conditions:
+    given_BF = conditions.given_BF
     return replace(
         conditions,
-        given_BF=torch.zeros_like(conditions.given_BF),
+        given_BF=given_BF if null_image == "zeros" else torch.zeros_like(given_BF),
         given_latents_BCFHW=torch.zeros_like(conditions.given_latents_BCFHW),
     )
 

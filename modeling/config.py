@@ -4,9 +4,30 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from modeling.conditioning import NullImage
+
+
+class Contract(BaseModel):
+    """What goes into a network and what comes out of it, as trained: sampling must read it the same way."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    prediction: Literal["velocity", "noise"] = "velocity"
+    """`velocity` is flow matching (STIV equations 1 and 2); `noise` is the baseline of table 2, epsilon prediction
+    on the noise schedule of Stable Diffusion (`modeling.paths`)."""
+    frame_replacement: bool = True
+    """Given latent frames go in clean, in place of the noised ones (STIV section 2.3.1). Without it the network
+    sees them noised like all others, and knows them through image attention only (table 3)."""
+    null_image: NullImage = "noised"
+    """What a dropped image leaves behind: its frames noised like those of text-to-video, or given as zero
+    latents, as in the multi-view application (STIV appendix J.3)."""
+
 
 class STIVConfig(BaseModel):
-    """The architecture of one network. No field has a default: presets fill them all."""
+    """The architecture of one network. No field has a default but the contract: presets fill them all.
+
+    The ablations of the paper are fields here, or settings of a stage; `training.ablations` lists them by table.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -30,16 +51,42 @@ class STIVConfig(BaseModel):
     """False builds the image model of STIV section 2.4: blocks without temporal attention."""
     causal_temporal: bool
     """A temporal position sees itself and earlier ones only. STIV adopts False (table 6a)."""
-    absolute_positions: bool
-    """Add a fixed sinusoidal grid to the spatial tokens, as PixArt does.
+    temporal_modulation: bool
+    """Scale, shift and gate for temporal attention too. STIV adopts False (table 6a)."""
+    qk_norm: bool
+    """RMS norm of queries and keys in all attentions (STIV section 2.2, table 2)."""
+    sandwich_norm: bool
+    """A stateless norm after each attention and feed-forward layer as well as before it (section 2.2, table 2)."""
+    cross_attention_norm: bool
+    """Sandwich text cross-attention too, with a learned gate from zero. The paper leaves this open; PixArt has no
+    norm there."""
+    condition_norm: bool
+    """Norm each part of the singleton condition before the sum (STIV section 2.2, table 2)."""
+    micro_conditions: bool
+    """Add source size, crop, stride and frame count to the singleton condition (appendix D, table 2)."""
+    modulation: Literal["shared", "shared_with_offsets", "per_block"]
+    """One AdaLN for all blocks (STIV section 2.2), the same with a learned offset in each block as PixArt has it,
+    or one in each block as DiT has it (table 2)."""
+    rotary_positions: bool
+    """Rotary positions in spatial and temporal attention (STIV section 2.1, table 2)."""
+    rotary_grid: tuple[PositiveInt, PositiveInt, PositiveInt] | None
+    """Temporal positions, rows and columns of tokens that the weights were first trained on. Where there are
+    more, rotary positions are interpolated into this range (STIV section 2.4, table 6c); None extrapolates."""
+    absolute_positions: Literal["none", "sinusoidal", "learned"]
+    """Features of its place that are added to every token before the first block. Beside rotary positions,
+    those of rows and columns only.
 
     STIV names rotary positions only, and rotary attention cannot place tokens of equal content: a small
     network must first learn to infer the layout from noise. On 8 smooth images, 400 steps of `tiny`
-    with 4 blocks, the grid cut the loss at t=0 from 0.94 to 0.28 after 100 steps, and from 0.11 to 0.06 at
-    the end. XL, XXL and M keep to the paper.
+    with 4 blocks, the sinusoidal grid cut the loss at t=0 from 0.94 to 0.28 after 100 steps, and from 0.11 to
+    0.06 at the end. XL, XXL and M keep to the paper.
     """
+    image_attention: Literal["none", "linear", "resnet"]
+    """Cross-attention to the given frames, through a linear projection of their patches or the larger one, a
+    residual network (table 3). STIV adopts `none`: frame replacement alone."""
     frequency_width: PositiveInt
     """Width of the sinusoidal features of a scalar, before its MLP."""
+    contract: Contract = Contract()
 
     @model_validator(mode="after")
     def _check_divisibility(self) -> Self:
@@ -51,6 +98,20 @@ class STIVConfig(BaseModel):
         if self.frequency_width % 2 != 0:
             raise ValueError(
                 f"frequency_width {self.frequency_width} must be even: cosines and sines"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _knows_places_and_images(self) -> Self:
+        if not self.rotary_positions and self.absolute_positions == "none":
+            raise ValueError(
+                "rotary_positions is false and absolute_positions is 'none': without either the network "
+                "cannot tell one place of a frame from another"
+            )
+        if self.image_attention == "none" and not self.contract.frame_replacement:
+            raise ValueError(
+                "contract.frame_replacement is false and image_attention is 'none': given frames would "
+                "not reach the network; switch one of them on"
             )
         return self
 
@@ -66,24 +127,31 @@ _SHARED: dict[str, Any] = {
     "num_unmasked_blocks": 2,
     "temporal_attention": True,
     "causal_temporal": False,
-    "absolute_positions": False,
+    "temporal_modulation": False,
+    "qk_norm": True,
+    "sandwich_norm": True,
+    "cross_attention_norm": False,
+    "condition_norm": True,
+    "micro_conditions": True,
+    "modulation": "shared",
+    "rotary_positions": True,
+    "rotary_grid": None,
+    "absolute_positions": "none",
+    "image_attention": "none",
     "frequency_width": 256,
 }
 
+_OURS: dict[str, Any] = {**_SHARED, "absolute_positions": "sinusoidal", "frequency_width": 128}
+
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {
-        **_SHARED,
-        "hidden_size": 192,
-        "depth": 6,
-        "num_heads": 6,
-        "absolute_positions": True,
-        "frequency_width": 128,
-    },
+    "tiny": {**_OURS, "hidden_size": 192, "depth": 6, "num_heads": 6},
+    "small": {**_OURS, "hidden_size": 384, "depth": 12, "num_heads": 6},
     "XL": {**_SHARED, "hidden_size": 1152, "depth": 28, "num_heads": 18},
     "XXL": {**_SHARED, "hidden_size": 1536, "depth": 38, "num_heads": 24},
     "M": {**_SHARED, "hidden_size": 3072, "depth": 46, "num_heads": 48},
 }
-"""XL, XXL and M are STIV table 1; `tiny` is ours, for a laptop. Encoder widths come from the caller."""
+"""XL, XXL and M are STIV table 1; `tiny` and `small` are ours, for a laptop and a single GPU. Encoder widths come
+from the caller."""
 
 
 def preset(
@@ -118,6 +186,18 @@ class GuidanceConfig(BaseModel):
     """Read by `separate` only."""
     renormalize: bool = True
     """Scale the guided velocity back to the norm of the conditional one (CFG-renorm)."""
+    interval: tuple[float, float] = (0.0, 1.0)
+    """Outside of these times the conditional prediction is taken as it is, which is one pass instead of two.
+    Not in STIV; arXiv 2404.07724 shows that guidance helps in the middle."""
+
+    @model_validator(mode="after")
+    def _interval_is_within_the_path(self) -> Self:
+        start, end = self.interval
+        if not 0 <= start < end <= 1:
+            raise ValueError(
+                f"interval is {start} to {end}; expected two times with 0 <= start < end <= 1"
+            )
+        return self
 
 
 class SamplerConfig(BaseModel):
@@ -126,5 +206,11 @@ class SamplerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     solver: Literal["euler", "heun"] = "euler"
+    process: Literal["ode", "sde"] = "ode"
+    """`ode` is deterministic once the noise is drawn; `sde` adds noise at every step and takes it out again."""
     num_sampling_steps: PositiveInt = 50
     """Intervals between t=0 and t=1. Heun evaluates the network twice in each."""
+    diffusion_scale: float = Field(default=1.0, gt=0)
+    """Strength of the noise of the SDE: its diffusion coefficient w(t) is this times 1 - t (`modeling.solvers`)."""
+    timestep_shift: PositiveFloat = 1.0
+    """Above 1, more of the steps are spent near the noise, as larger pictures need (`modeling.flow.shift_timesteps`)."""

@@ -1,16 +1,20 @@
 """Tokens in and out of the network, and the embeddings of time, text and micro-conditions."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling.conditioning import Conditions
+from modeling.conditioning import Conditions, MicroConditions
 from modeling.config import STIVConfig
 
 TIMESTEP_SCALE = 1000.0
 """t in [0, 1] is stretched to the range that sinusoidal features of the DiT family resolve."""
+
+
+MAX_LEARNED_POSITIONS = 128
 
 
 def stateless_norm(x: Tensor) -> Tensor:
@@ -101,27 +105,81 @@ class SingletonCondition(nn.Module):
     """Timestep, pooled text and each micro-condition, normed one by one, then summed.
 
     STIV section 2.1 and appendix D. Whether the micro-conditions share a norm is not printed; each has
-    its own here, so none of them can drown another.
+    its own here, so none of them can drown another. Norms and micro-conditions can be left out (table 2).
     """
 
     def __init__(self, config: STIVConfig) -> None:
         super().__init__()
         frequency_width, hidden_size = config.frequency_width, config.hidden_size
+        self.norm: Callable[[Tensor], Tensor] = (
+            stateless_norm if config.condition_norm else nn.Identity()
+        )
         self.timestep = ScalarEmbedding(1, frequency_width, hidden_size)
         self.pooled_text = nn.Linear(config.pooled_text_width, hidden_size)
+        self.micro = MicroConditionEmbedding(config) if config.micro_conditions else None
+
+    def forward(self, t_B: Tensor, conditions: Conditions) -> Tensor:
+        pooled_BD = conditions.text.pooled_BD.to(self.pooled_text.weight.dtype)
+        total_BD = self.norm(self.timestep(TIMESTEP_SCALE * t_B[:, None]))
+        total_BD = total_BD + self.norm(self.pooled_text(pooled_BD))
+        if self.micro is not None:
+            for part_BD in self.micro(conditions.micro):
+                total_BD = total_BD + self.norm(part_BD)
+        return total_BD
+
+
+class MicroConditionEmbedding(nn.Module):
+    """Source size, crop, stride and frame count, each through an MLP of its own."""
+
+    def __init__(self, config: STIVConfig) -> None:
+        super().__init__()
+        frequency_width, hidden_size = config.frequency_width, config.hidden_size
         self.original_size = ScalarEmbedding(2, frequency_width, hidden_size)
         self.crop_top_left = ScalarEmbedding(2, frequency_width, hidden_size)
         self.sampling_stride = ScalarEmbedding(1, frequency_width, hidden_size)
         self.num_frames = ScalarEmbedding(1, frequency_width, hidden_size)
 
-    def forward(self, t_B: Tensor, conditions: Conditions) -> Tensor:
-        micro = conditions.micro
-        pooled_BD = conditions.text.pooled_BD.to(self.pooled_text.weight.dtype)
-        return (
-            stateless_norm(self.timestep(TIMESTEP_SCALE * t_B[:, None]))
-            + stateless_norm(self.pooled_text(pooled_BD))
-            + stateless_norm(self.original_size(micro.original_size_B2))
-            + stateless_norm(self.crop_top_left(micro.crop_top_left_B2))
-            + stateless_norm(self.sampling_stride(micro.sampling_stride_B[:, None]))
-            + stateless_norm(self.num_frames(micro.num_frames_B[:, None]))
-        )
+    def forward(self, micro: MicroConditions) -> list[Tensor]:
+        return [
+            self.original_size(micro.original_size_B2),
+            self.crop_top_left(micro.crop_top_left_B2),
+            self.sampling_stride(micro.sampling_stride_B[:, None]),
+            self.num_frames(micro.num_frames_B[:, None]),
+        ]
+
+
+class AbsolutePositions(nn.Module):
+    """Features of the place of each token, to be added to it: (T or 1, S, D).
+
+    Rows and columns only where rotary positions do the rest; else time too. Sinusoidal ones are fixed, learned
+    ones are tables of `MAX_LEARNED_POSITIONS` an axis, summed over the axes.
+    """
+
+    def __init__(self, config: STIVConfig) -> None:
+        super().__init__()
+        self.hidden_size = config.hidden_size
+        self.has_time = not config.rotary_positions
+        self.tables: nn.ParameterDict | None = None
+        if config.absolute_positions == "learned":
+            axes = ("rows", "columns", "frames") if self.has_time else ("rows", "columns")
+            shape = (MAX_LEARNED_POSITIONS, config.hidden_size)
+            self.tables = nn.ParameterDict({axis: torch.empty(shape) for axis in axes})
+
+    def forward(self, frames: int, rows: int, columns: int, device: torch.device) -> Tensor:
+        """Raises:
+        ValueError: an axis is longer than the learned table.
+        """
+        if self.tables is None:
+            grid_1SD = grid_positions(rows, columns, self.hidden_size, device)[None]
+            if not self.has_time:
+                return grid_1SD
+            frame_T = torch.arange(frames, dtype=torch.float32, device=device)
+            return grid_1SD + sinusoidal(frame_T, self.hidden_size)[:, None]
+        if max(frames if self.has_time else 1, rows, columns) > MAX_LEARNED_POSITIONS:
+            raise ValueError(
+                f"{frames} temporal positions, {rows} rows and {columns} columns of tokens; learned "
+                f"positions end at {MAX_LEARNED_POSITIONS}: take rotary or sinusoidal ones"
+            )
+        grid_RCD = self.tables["rows"][:rows, None] + self.tables["columns"][:columns]
+        grid_1SD = grid_RCD.flatten(0, 1)[None]
+        return grid_1SD + self.tables["frames"][:frames, None] if self.has_time else grid_1SD

@@ -11,7 +11,8 @@ from modeling.config import STIVConfig
 from modeling.errors import WeightFlowError
 from modeling.stiv import STIV
 
-TEMPORAL_PART = ".temporal_attention."
+TEMPORAL_PART = ".temporal_attention"
+IMAGE_PARTS = (".image_attention.", "image_projector.")
 PATCH_INPUT = "patch_embedding.weight"
 PATCH_OUTPUT = ("final_layer.linear.weight", "final_layer.linear.bias")
 
@@ -25,42 +26,74 @@ class WeightFlowReport:
     loaded: tuple[str, ...]
     inflated: tuple[str, ...]
     """Patch input and output, spread over the frames of a token."""
+    temporal: tuple[str, ...]
+    """Temporal attention, from the second state dict."""
     fresh: tuple[str, ...]
-    """Left as the network had them: temporal attention of a video model that starts from images."""
+    """Left as the network had them: temporal attention of a video model that starts from images, image attention
+    of a model that starts from one without."""
     ignored: tuple[str, ...]
     """In the state dict and not wanted: temporal attention that a stage on images never trained."""
 
+    def summary(self) -> str:
+        parts = {
+            "loaded": self.loaded,
+            "inflated": self.inflated,
+            "temporal attention from the second stage": self.temporal,
+            "fresh": self.fresh,
+            "ignored": self.ignored,
+        }
+        return ", ".join(f"{len(names)} tensors {part}" for part, names in parts.items() if names)
+
 
 def load_stage(
-    model: STIV, state_dict: Mapping[str, Tensor], *, kind: StageKind
+    model: STIV,
+    state_dict: Mapping[str, Tensor],
+    *,
+    kind: StageKind,
+    temporal_from: Mapping[str, Tensor] | None = None,
 ) -> WeightFlowReport:
     """Fill `model` with the (EMA) weights of an earlier stage.
 
-    `same` wants every tensor. `t2i_to_t2v` makes a video model that gives every frame of a static clip
-    the output of the image model: temporal attention stays as it is, fresh and starting as the identity,
-    and the patch layers are inflated. The input layer gets the weights of a frame divided by the patch
-    length, the output layer those of the first frame, repeated over time. An image model with a longer
-    patch than 1 saw copies of one frame, so the weights of its frames add up at the input, and only
-    the first frame was trained at the output. The paper does not give its rule.
+    `same` wants every tensor: from low to high resolution, from fewer to more frames, from T2V to STIV.
+    `t2i_to_t2v` makes a video model that gives every frame of a static clip the output of the image model:
+    temporal attention stays as it is, fresh and starting as the identity, and the patch layers are inflated. The
+    input layer gets the weights of a frame divided by the patch length, the output layer those of the first
+    frame, repeated over time. An image model with a longer patch than 1 saw copies of one frame, so the weights
+    of its frames add up at the input, and only the first frame was trained at the output. The paper does not
+    give its rule.
+
+    With `temporal_from`, the weights of a video model of low resolution, temporal attention comes from there and
+    all else from `state_dict`: initialisation from "both" (section 2.4, table 6b). Image attention that
+    no stage before had stays fresh.
 
     Raises:
         WeightFlowError: a tensor is missing, unknown or of another shape. The model is unchanged then.
     """
     wanted = model.state_dict()
-    fresh = [name for name in wanted if kind == "t2i_to_t2v" and TEMPORAL_PART in name]
-    ignored = [name for name in state_dict if kind == "t2i_to_t2v" and TEMPORAL_PART in name]
+    skips_time = kind == "t2i_to_t2v" or temporal_from is not None
+    ignored = [name for name in state_dict if skips_time and TEMPORAL_PART in name]
     offered = {name: tensor for name, tensor in state_dict.items() if name not in ignored}
-
     inflated = _inflate(offered, wanted, model.config) if kind == "t2i_to_t2v" else {}
-    incoming = {**offered, **inflated}
+    temporal = {n: t for n, t in (temporal_from or {}).items() if TEMPORAL_PART in n}
+    incoming = {**offered, **inflated, **temporal}
+    fresh = [name for name in wanted if name not in incoming and _may_be_fresh(name, kind)]
+    if temporal_from is not None:
+        fresh = [name for name in fresh if TEMPORAL_PART not in name]
+
     _check({name: wanted[name] for name in wanted if name not in fresh}, incoming)
     model.load_state_dict(incoming, strict=False)
     return WeightFlowReport(
-        loaded=tuple(name for name in wanted if name in incoming and name not in inflated),
+        loaded=tuple(n for n in wanted if n in offered and n not in inflated),
         inflated=tuple(inflated),
+        temporal=tuple(temporal),
         fresh=tuple(fresh),
         ignored=tuple(ignored),
     )
+
+
+def _may_be_fresh(name: str, kind: StageKind) -> bool:
+    is_of_time = kind == "t2i_to_t2v" and TEMPORAL_PART in name
+    return is_of_time or any(part in name for part in IMAGE_PARTS)
 
 
 def _inflate(

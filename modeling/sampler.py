@@ -1,148 +1,132 @@
-"""Noise to data by integrating the guided velocity from t=0 to t=1 (STIV sections 2.1 and 2.3).
+"""Noise to data by integrating the guided prediction from t=0 to t=1 (STIV sections 2.1 and 2.3)."""
 
-The probability-flow ODE only. STIV integrates an SDE whose diffusion term it does not print.
-"""
-
-from collections.abc import Callable
-from typing import assert_never
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from modeling.conditioning import (
-    Conditions,
-    TextFeatures,
-    concatenate_conditions,
-    loss_mask,
-    null_conditions,
-    replace_frames,
-    with_null_text,
-)
-from modeling.config import GuidanceConfig, SamplerConfig
-from modeling.flow import interpolate
-from modeling.guidance import (
-    guide_jointly,
-    guide_separately,
-    guide_text_only,
-    renormalize_guidance,
-)
+from modeling.conditioning import Conditions, TextFeatures, replace_frames
+from modeling.config import Contract, GuidanceConfig, SamplerConfig
+from modeling.diffusion import denoise_step
+from modeling.flow import shift_timesteps
+from modeling.guided import Model, guided_prediction
+from modeling.solvers import Derivative, solver_step
 
-VelocityModel = Callable[[Tensor, Tensor, Conditions], Tensor]
-"""(x_t_BCFHW, t_B, conditions) -> velocity_BCFHW; `STIV` is one."""
 StepCallback = Callable[[int, int], None]
 """Called after each step with (steps done, steps in all)."""
 
 
-@torch.no_grad()
-def sample(  # noqa: PLR0913  (one argument per thing the result depends on)
-    model: VelocityModel,
-    conditions: Conditions,
-    null_text: TextFeatures,
-    noise_BCFHW: Tensor,
-    sampler: SamplerConfig,
-    guidance: GuidanceConfig,
+@dataclass(frozen=True)
+class SamplingTask:
+    """One clip for each row of `conditions`, and how to get from its noise to it."""
+
+    model: Model
+    conditions: Conditions
+    null_text: TextFeatures
+    """The encoded empty string, a batch of one; a negative prompt takes its place."""
+    noise_BCFHW: Tensor
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    contract: Contract = field(default_factory=Contract)
+    """As the model was trained: `STIVConfig.contract`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerState:
+    """Where sampling is; enough to go on from, on the same device, to the same result bit for bit."""
+
+    num_done: int
+    x_t_BCFHW: Tensor
+    generator_state: Tensor | None
+    """Of the generator of the SDE."""
+
+
+def sample(
+    task: SamplingTask,
+    generator: torch.Generator | None = None,
     on_step: StepCallback | None = None,
+    resume: SamplerState | None = None,
 ) -> Tensor:
-    """Latents of one clip per row of `conditions`. The noise is the only randomness.
+    """The latents of the task, by all its steps. Given latent frames come out bit for bit.
 
-    `null_text` is the encoded empty string, a batch of one. Given latent frames are put back after
-    every step, so they come out bit for bit.
+    Raises:
+        ValueError: as `sampling_states`.
     """
-    guided = _guided_velocity(model, conditions, null_text, noise_BCFHW, guidance)
-    x_t = replace_frames(noise_BCFHW, conditions)
-    total = sampler.num_sampling_steps
-    for step in range(total):
-        t, t_next = step / total, (step + 1) / total
-        velocity = guided(x_t, t)
-        match sampler.solver:
-            case "euler":
-                x_next = x_t + (t_next - t) * velocity
-            case "heun":
-                ahead = replace_frames(x_t + (t_next - t) * velocity, conditions)
-                x_next = x_t + (t_next - t) * (velocity + guided(ahead, t_next)) / 2
-            case _:
-                assert_never(sampler.solver)
-        x_t = replace_frames(x_next, conditions)
+    latents = task.noise_BCFHW if resume is None else resume.x_t_BCFHW
+    for state in sampling_states(task, generator, resume):
+        latents = state.x_t_BCFHW
         if on_step is not None:
-            on_step(step + 1, total)
-    return x_t
+            on_step(state.num_done, task.sampler.num_sampling_steps)
+    return latents
 
 
-def _guided_velocity(
-    model: VelocityModel,
-    conditions: Conditions,
-    null_text: TextFeatures,
-    noise_BCFHW: Tensor,
-    guidance: GuidanceConfig,
-) -> Callable[[Tensor, float], Tensor]:
-    """The velocity at (x_t, t), with all passes of the scheme in one batch."""
-    passes = _passes(conditions, null_text, guidance)
-    batched = concatenate_conditions([part for part, _ in passes])
-    mask_BF = loss_mask(conditions.given_BF)
+@torch.no_grad()
+def sampling_states(
+    task: SamplingTask,
+    generator: torch.Generator | None = None,
+    resume: SamplerState | None = None,
+) -> Iterator[SamplerState]:
+    """The state after each step, from the start or from a state that was kept.
 
-    def velocity(x_t: Tensor, t: float) -> Tensor:
-        t_B = torch.full((x_t.shape[0],), t, dtype=x_t.dtype, device=x_t.device)
-        noised = _noise_given_frames(x_t, conditions, noise_BCFHW, t_B)
-        inputs = torch.cat([x_t if knows_image else noised for _, knows_image in passes])
-        predicted = model(inputs, t_B.repeat(len(passes)), batched).chunk(len(passes))
-        guided = _combine(predicted, guidance)
-        if guidance.renormalize and guidance.scheme != "none":
-            return renormalize_guidance(guided, predicted[-1], mask_BF)
-        return guided
+    The noise of the task is the only randomness of the ODE; the SDE draws more from `generator`, which must be
+    on the device of the noise. Given frames are put back after every step; a model without frame replacement
+    sees them noised to the time of the step, and they are put back after the last.
 
-    return velocity
-
-
-def _passes(
-    conditions: Conditions, null_text: TextFeatures, guidance: GuidanceConfig
-) -> list[tuple[Conditions, bool]]:
-    """The conditions of each pass, and whether it knows the given frames; the full one is last."""
-    full = (conditions, True)
-    null = (null_conditions(conditions, null_text), False)
-    image_only = (with_null_text(conditions, null_text), True)
-    match guidance.scheme:
-        case "joint":
-            return [null, full]
-        case "text":
-            return [image_only, full]
-        case "separate":
-            return [null, image_only, full]
-        case "none":
-            return [full]
-        case _:
-            assert_never(guidance.scheme)
-
-
-def _combine(predicted: tuple[Tensor, ...], guidance: GuidanceConfig) -> Tensor:
-    match guidance.scheme:
-        case "joint":
-            null, conditional = predicted
-            return guide_jointly(null, conditional, guidance.text_scale)
-        case "text":
-            image_only, conditional = predicted
-            return guide_text_only(image_only, conditional, guidance.text_scale)
-        case "separate":
-            null, image_only, conditional = predicted
-            return guide_separately(
-                null,
-                image_only,
-                conditional,
-                image_scale=guidance.image_scale,
-                text_scale=guidance.text_scale,
-            )
-        case "none":
-            return predicted[0]
-        case _:
-            assert_never(guidance.scheme)
-
-
-def _noise_given_frames(
-    x_t: Tensor, conditions: Conditions, noise_BCFHW: Tensor, t_B: Tensor
-) -> Tensor:
-    """`x_t` as a pass without image must see it: the given frames noised to t.
-
-    The network never met a clean frame it was not told of, and its own prediction there carries no
-    loss, so the known latent is mixed with its part of the initial noise. The paper leaves this open.
+    Raises:
+        ValueError: the solver does not know the contract of the model, or the SDE has no generator.
     """
-    on_path = interpolate(conditions.given_latents_BCFHW.to(x_t.dtype), noise_BCFHW, t_B)
-    return torch.where(conditions.given_BF[:, None, :, None, None], on_path, x_t)
+    _check(task, generator)
+    if resume is not None and resume.generator_state is not None and generator is not None:
+        generator.set_state(resume.generator_state)
+    guided = guided_prediction(
+        task.model, task.conditions, task.null_text, task.noise_BCFHW, task.guidance, task.contract
+    )
+    x_t = task.noise_BCFHW if resume is None else resume.x_t_BCFHW
+    if task.contract.frame_replacement:
+        x_t = replace_frames(x_t, task.conditions)
+    times = sampling_times(task.sampler)
+    for step in range(0 if resume is None else resume.num_done, len(times) - 1):
+        x_t = _step(task, guided, x_t, (times[step], times[step + 1]), generator)
+        is_last = step == len(times) - 2
+        if task.contract.frame_replacement or is_last:
+            x_t = replace_frames(x_t, task.conditions)
+        state = None if generator is None else generator.get_state()
+        yield SamplerState(step + 1, x_t, state)
+
+
+def sampling_times(sampler: SamplerConfig) -> list[float]:
+    """From 0 to 1, one more than there are steps."""
+    even = torch.arange(sampler.num_sampling_steps + 1, dtype=torch.float64)
+    return shift_timesteps(even / sampler.num_sampling_steps, sampler.timestep_shift).tolist()
+
+
+def _step(
+    task: SamplingTask,
+    guided: Derivative,
+    x_t: Tensor,
+    times: tuple[float, float],
+    generator: torch.Generator | None,
+) -> Tensor:
+    if task.contract.prediction == "noise":
+        return denoise_step(x_t, guided(x_t, times[0]), *times)
+
+    def with_given_frames(x: Tensor, t: float) -> Tensor:
+        replaced = replace_frames(x, task.conditions) if task.contract.frame_replacement else x
+        return guided(replaced, t)
+
+    return solver_step(task.sampler, with_given_frames, x_t, times, generator)
+
+
+def _check(task: SamplingTask, generator: torch.Generator | None) -> None:
+    sampler = task.sampler
+    if task.contract.prediction == "noise" and (sampler.solver, sampler.process) != (
+        "euler",
+        "ode",
+    ):
+        raise ValueError(
+            f"a model that predicts noise is sampled by solver 'euler' and process 'ode' (DDIM), found "
+            f"{sampler.solver!r} and {sampler.process!r}"
+        )
+    if sampler.process == "sde" and generator is None:
+        raise ValueError("the SDE draws noise at every step: give a torch.Generator")

@@ -4,18 +4,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter, init
 
-from modeling.blocks import BlockInputs, FinalLayer, SharedModulation, STIVBlock
+from modeling.blocks import BlockInputs, FinalLayer, STIVBlock
 from modeling.conditioning import Conditions, replace_frames
 from modeling.config import STIVConfig
 from modeling.embeddings import (
+    AbsolutePositions,
     SingletonCondition,
     TextProjection,
-    grid_positions,
     pad_frames,
     patchify,
     unpatchify,
 )
-from modeling.masking import unmask
+from modeling.image_tokens import ImageProjector
+from modeling.masking import KeptPositions, unmask
+from modeling.modulation import AdaLN, ModulationOffsets
+from modeling.recompute import RecomputePolicy, run_block
 from modeling.rope import spatial_rotary, temporal_rotary
 
 EMBEDDING_STD = 0.02
@@ -31,14 +34,19 @@ class STIV(nn.Module):
     `initialize_weights` or a state dict fills them.
     """
 
-    def __init__(self, config: STIVConfig, *, seed: int = 0) -> None:
+    def __init__(
+        self, config: STIVConfig, *, seed: int = 0, recompute: RecomputePolicy = "none"
+    ) -> None:
         super().__init__()
         self.config = config
+        self.recompute: RecomputePolicy = recompute
         patch_volume = config.temporal_patch * config.spatial_patch**2
         self.patch_embedding = nn.Linear(patch_volume * config.latent_channels, config.hidden_size)
+        self.positions = None if config.absolute_positions == "none" else AbsolutePositions(config)
         self.text_projection = TextProjection(config)
+        self.image_projector = None if config.image_attention == "none" else ImageProjector(config)
         self.singleton_condition = SingletonCondition(config)
-        self.modulation = SharedModulation(config.hidden_size)
+        self.modulation = None if config.modulation == "per_block" else AdaLN(config)
         self.blocks = nn.ModuleList(STIVBlock(config) for _ in range(config.depth))
         self.mask_token_D = Parameter(torch.empty(config.hidden_size))
         self.unmasked_blocks = nn.ModuleList(
@@ -55,12 +63,12 @@ class STIV(nn.Module):
         t_B: Tensor,
         conditions: Conditions,
         *,
-        keep_S: Tensor | None = None,
+        kept: KeptPositions | None = None,
     ) -> Tensor:
-        """The velocity, in the shape of `x_t_BCFHW`.
+        """The prediction (`config.contract`), in the shape of `x_t_BCFHW`.
 
-        `keep_S` holds the spatial positions the main blocks see (`masking.draw_kept_positions`), None
-        for all. Given frames are put in here; their own prediction means nothing and carries no loss.
+        `kept` are the positions that the main blocks see (`masking.draw_kept_positions`), None for all. Given
+        frames are put in here, unless the contract says otherwise; their own prediction carries no loss.
 
         Raises:
             ValueError: the spatial patch does not divide height or width.
@@ -68,24 +76,27 @@ class STIV(nn.Module):
         rows, columns = self._token_grid(x_t_BCFHW)
         temporal_patch, spatial_patch = self.config.temporal_patch, self.config.spatial_patch
 
-        x_BCFHW = pad_frames(replace_frames(x_t_BCFHW, conditions), temporal_patch)
-        position_SD = self._positions(rows, columns)
-        x_BTSP = patchify(x_BCFHW, temporal_patch, spatial_patch)
-        x_BTSD = self.patch_embedding(x_BTSP) + position_SD
+        if self.config.contract.frame_replacement:
+            x_t_BCFHW = replace_frames(x_t_BCFHW, conditions)
+        x_BTSP = patchify(pad_frames(x_t_BCFHW, temporal_patch), temporal_patch, spatial_patch)
+        position_TSD = self._positions(x_BTSP.shape[1], rows, columns)
+        x_BTSD = self.patch_embedding(x_BTSP) + position_TSD
 
         condition_BD = self.singleton_condition(t_B, conditions)
         inputs = self._block_inputs(condition_BD, conditions, x_BTSD.shape[1], rows, columns)
 
-        if keep_S is None:
+        if kept is None:
             for block in self.blocks:
-                x_BTSD = block(x_BTSD, inputs)
+                x_BTSD = run_block(block, x_BTSD, inputs, self.recompute)
         else:
-            kept_BTKD, kept_inputs = x_BTSD[:, :, keep_S], inputs.at(keep_S)
+            kept_BTKD = kept.of(x_BTSD)
+            kept_inputs = inputs.at(kept.spatial_S, kept.temporal_T)
             for block in self.blocks:
-                kept_BTKD = block(kept_BTKD, kept_inputs)
-            x_BTSD = unmask(kept_BTKD, keep_S, self.mask_token_D + position_SD)
+                kept_BTKD = run_block(block, kept_BTKD, kept_inputs, self.recompute)
+            blank_TSD = (self.mask_token_D + position_TSD).expand(x_BTSD.shape[1:])
+            x_BTSD = unmask(kept_BTKD, kept, blank_TSD)
         for block in self.unmasked_blocks:
-            x_BTSD = block(x_BTSD, inputs)
+            x_BTSD = run_block(block, x_BTSD, inputs, self.recompute)
 
         x_BTSP = self.final_layer(x_BTSD, condition_BD)
         velocity_BCFHW = unpatchify(x_BTSP, rows, temporal_patch, spatial_patch)
@@ -98,23 +109,15 @@ class STIV(nn.Module):
         The generator must be on the device of the parameters.
         """
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                init.xavier_uniform_(module.weight, generator=generator)
-                init.zeros_(module.bias)
-            elif isinstance(module, nn.RMSNorm):
-                init.ones_(module.weight)
+            _draw(module, generator)
         init.normal_(self.mask_token_D, std=EMBEDDING_STD, generator=generator)
         for block in [*self.blocks, *self.unmasked_blocks]:
             assert isinstance(block, STIVBlock)
-            _zero(block.cross_attention.output)
-            if block.temporal_attention is not None:
-                init.zeros_(block.temporal_attention.gate_D)
-        for linear in (
-            self.modulation.linear,
-            self.final_layer.modulation,
-            self.final_layer.linear,
-        ):
+            _start_as_identity(block)
+        for linear in (self.final_layer.modulation, self.final_layer.linear):
             _zero(linear)
+        if self.modulation is not None:
+            _zero_modulation(self.modulation)
 
     @property
     def num_parameters(self) -> int:
@@ -127,8 +130,8 @@ class STIV(nn.Module):
         These are what the published sizes and the formula (6 + 20 depth) hidden_size^2 describe. Not
         counted: embeddings, final layer, mask token and the blocks after unmasking.
         """
-        counted = [*self.blocks.parameters(), *self.modulation.parameters()]
-        return sum(parameter.numel() for parameter in counted)
+        modules = [self.blocks] if self.modulation is None else [self.blocks, self.modulation]
+        return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
     def _token_grid(self, x_t_BCFHW: Tensor) -> tuple[int, int]:
         height, width = x_t_BCFHW.shape[-2:]
@@ -140,11 +143,13 @@ class STIV(nn.Module):
             )
         return height // spatial_patch, width // spatial_patch
 
-    def _positions(self, rows: int, columns: int) -> Tensor:
-        width, device = self.config.hidden_size, self.mask_token_D.device
-        if not self.config.absolute_positions:
-            return torch.zeros(rows * columns, width, device=device, dtype=self.mask_token_D.dtype)
-        return grid_positions(rows, columns, width, device).to(self.mask_token_D.dtype)
+    def _positions(self, frames: int, rows: int, columns: int) -> Tensor:
+        """(T or 1, S, D)"""
+        token_D = self.mask_token_D
+        if self.positions is None:
+            shape = (1, rows * columns, self.config.hidden_size)
+            return torch.zeros(shape, device=token_D.device, dtype=token_D.dtype)
+        return self.positions(frames, rows, columns, token_D.device).to(token_D.dtype)
 
     def _block_inputs(
         self,
@@ -154,16 +159,70 @@ class STIV(nn.Module):
         rows: int,
         columns: int,
     ) -> BlockInputs:
-        spatial_modulation, feed_forward_modulation = self.modulation(condition_BD)
         head_width, device = self.config.head_width, condition_BD.device
+        frames_trained, *trained = self.config.rotary_grid or (None,)
+        has_rotary = self.config.rotary_positions
         return BlockInputs(
-            spatial_modulation=spatial_modulation,
-            feed_forward_modulation=feed_forward_modulation,
+            condition_BD=condition_BD,
+            modulation=None if self.modulation is None else self.modulation(condition_BD),
             text_BLD=self.text_projection(conditions.text.tokens_BLD),
             text_mask_BL=conditions.text.mask_BL,
-            spatial_rotary=spatial_rotary(rows, columns, head_width, device),
-            temporal_rotary=temporal_rotary(num_temporal, head_width, device),
+            image=None if self.image_projector is None else self.image_projector(conditions),
+            spatial_rotary=spatial_rotary(
+                rows, columns, head_width, device, (trained[0], trained[1]) if trained else None
+            )
+            if has_rotary
+            else None,
+            temporal_rotary=temporal_rotary(num_temporal, head_width, device, frames_trained)
+            if has_rotary
+            else None,
         )
+
+
+def _draw(module: nn.Module, generator: torch.Generator) -> None:
+    match module:
+        case nn.Linear():
+            init.xavier_uniform_(module.weight, generator=generator)
+            init.zeros_(module.bias)
+        case nn.Conv2d():
+            init.xavier_uniform_(module.weight, generator=generator)
+            assert module.bias is not None, "the convolutions of `image_tokens` have one"
+            init.zeros_(module.bias)
+        case nn.RMSNorm():
+            init.ones_(module.weight)
+        case nn.GroupNorm():
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        case ModulationOffsets():
+            for parameter in module.parameters():
+                init.zeros_(parameter)
+        case AbsolutePositions():
+            for parameter in module.parameters():
+                init.normal_(parameter, std=EMBEDDING_STD, generator=generator)
+        case ImageProjector():
+            init.normal_(module.absent_D, std=EMBEDDING_STD, generator=generator)
+        case _:
+            pass
+
+
+def _start_as_identity(block: STIVBlock) -> None:
+    if block.cross_gate_D is None:
+        _zero(block.cross_attention.output)
+    else:
+        # The norm behind it makes unit size of any small output, so only a gate can start from zero.
+        init.zeros_(block.cross_gate_D)
+    if block.image_attention is not None:
+        _zero(block.image_attention.output)
+    if block.temporal_attention is not None and block.temporal_attention.gate_D is not None:
+        init.zeros_(block.temporal_attention.gate_D)
+    if block.modulation is not None:
+        _zero_modulation(block.modulation)
+
+
+def _zero_modulation(modulation: AdaLN) -> None:
+    _zero(modulation.linear)
+    if modulation.temporal_attention is not None:
+        _zero(modulation.temporal_attention)
 
 
 def _zero(linear: nn.Linear) -> None:

@@ -4,7 +4,7 @@ STIV's own encoder, a CLIP tower of 32 layers and width 1280, is not public. Ope
 the same geometry and is the nearest stand-in; MiniLM is small and comes with the package.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any, Protocol
 
@@ -70,9 +70,7 @@ class MiniLMTextEncoder:
         ).to(self._model.device)
         tokens_BLD: Tensor = self._model(**batch).last_hidden_state.float()
         mask_BL: Tensor = batch["attention_mask"].bool()
-        weight_BL1 = mask_BL[:, :, None].float()
-        pooled_BD = (tokens_BLD * weight_BL1).sum(1) / weight_BL1.sum(1)
-        return TextFeatures(tokens_BLD=tokens_BLD, mask_BL=mask_BL, pooled_BD=pooled_BD)
+        return TextFeatures(tokens_BLD, mask_BL, _mean_of_tokens(tokens_BLD, mask_BL))
 
 
 class OpenCLIPTextEncoder:
@@ -133,8 +131,74 @@ class OpenCLIPTextEncoder:
         )
 
 
-TEXT_ENCODERS: dict[str, Callable[..., TextEncoder]] = {
-    "minilm": MiniLMTextEncoder,
-    "open_clip": OpenCLIPTextEncoder,
-}
-"""Name in a config -> loader; `open_clip` takes a model and a pretrained tag."""
+class T5TextEncoder:
+    """The encoder of a T5 model from a hub id or a folder; the alternative of PixArt and most open video models.
+
+    STIV takes only the tokenizer of T5. T5 has no pooled output: the mean over real tokens stands in.
+    """
+
+    name = "t5"
+
+    def __init__(
+        self, model: str, *, device: torch.device | str = "cpu", max_text_tokens: int = 256
+    ) -> None:
+        # Imported here: transformers takes seconds to import and only the encoders need it.
+        from transformers import AutoTokenizer, T5EncoderModel
+
+        self.max_text_tokens = max_text_tokens
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
+        loaded: Any = T5EncoderModel.from_pretrained(model, use_safetensors=True)
+        self._model = loaded.to(device).requires_grad_(False).eval()
+        self.text_width = int(loaded.config.d_model)
+        self.pooled_text_width = self.text_width
+
+    @torch.no_grad()
+    def encode(self, texts: list[str]) -> TextFeatures:
+        batch = self._tokenizer(
+            texts,
+            padding=True,
+            truncation=True,
+            max_length=self.max_text_tokens,
+            return_tensors="pt",
+        ).to(self._model.device)
+        tokens_BLD: Tensor = self._model(**batch).last_hidden_state.float()
+        mask_BL: Tensor = batch["attention_mask"].bool()
+        return TextFeatures(tokens_BLD, mask_BL, _mean_of_tokens(tokens_BLD, mask_BL))
+
+
+class ClassLabelEncoder:
+    """Class names as one-hot vectors, for class-to-video on UCF-101 (STIV appendix H).
+
+    The text projection of the network turns a one-hot vector into a row of its weights: a learned embedding of
+    each class. The last place is that of the empty string, no class.
+    """
+
+    name = "class_labels"
+    max_text_tokens = 1
+
+    def __init__(self, class_names: Sequence[str], *, device: torch.device | str = "cpu") -> None:
+        self._index = {name: place for place, name in enumerate(class_names)}
+        if len(self._index) != len(class_names) or "" in self._index:
+            raise TextEncoderError("class names must be different and not empty")
+        self._index[""] = len(class_names)
+        self._device = device
+        self.text_width = self.pooled_text_width = len(self._index)
+
+    def encode(self, texts: list[str]) -> TextFeatures:
+        """Raises:
+        TextEncoderError: a text is no class name.
+        """
+        if unknown := sorted(set(texts) - self._index.keys()):
+            known = ", ".join(name for name in list(self._index)[:5] if name)
+            raise TextEncoderError(
+                f"{unknown[0]!r} is none of the {len(self._index) - 1} class names ({known}, ...)"
+            )
+        places = torch.tensor([self._index[text] for text in texts], device=self._device)
+        one_hot_BD = torch.nn.functional.one_hot(places, self.text_width).float()
+        mask_B1 = torch.ones(len(texts), 1, dtype=torch.bool, device=self._device)
+        return TextFeatures(one_hot_BD[:, None], mask_B1, one_hot_BD)
+
+
+def _mean_of_tokens(tokens_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    weight_BL1 = mask_BL[:, :, None].float()
+    return (tokens_BLD * weight_BL1).sum(1) / weight_BL1.sum(1)

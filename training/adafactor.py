@@ -36,10 +36,6 @@ class AdaFactor(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
 
-    def set_learning_rate(self, learning_rate: float) -> None:
-        for group in self.param_groups:
-            group["lr"] = learning_rate
-
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # torch also allows a closure, which no caller here has
         """Apply one update from the gradients; the learning rate is read from the group."""

@@ -4,8 +4,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from modeling.conditioning import GivenFrames, given_frames
 from modeling.config import GuidanceConfig, SamplerConfig, STIVConfig
 from modeling.flow import TimestepDistribution
+from modeling.recompute import RecomputePolicy
 
 Task = Literal["t2i", "t2v", "stiv"]
 """`t2i` trains on single frames, `t2v` on clips, `stiv` on clips whose first frame is given."""
@@ -16,6 +18,7 @@ LATENT_DOWNSAMPLING = 8
 PLACEMENT_FIELDS: dict[str, Any] = {
     "num_workers": True,
     "threads_per_worker": True,
+    "recompute": True,
     "data": {"cache_bytes"},
 }
 """Fields that say where a run happens, not what it computes: they may change on resume."""
@@ -32,6 +35,9 @@ class DataConfig(FrozenModel):
     width_px: int = Field(gt=0, multiple_of=LATENT_DOWNSAMPLING)
     sampling_stride: int = Field(default=3, ge=1)
     """Every n-th frame is taken; 3 in STIV, appendix B. Short clips take a smaller stride."""
+    original_caption_prob: float = Field(default=0.0, ge=0, le=1)
+    """How often a clip that came with a caption of its own shows that one instead of the one written for it.
+    STIV mixes both for images and prints no ratio (section 3.2); DiT-Air takes one in ten."""
     cache_bytes: int = Field(default=2 * 2**30, ge=0)
     """Decoded frames at training size kept in the run directory; clips beyond it are decoded on
     every read."""
@@ -42,23 +48,31 @@ class EncoderConfig(FrozenModel):
 
     autoencoder: Literal["patch_pca", "kl"]
     autoencoder_model: str | None = None
-    text_encoder: Literal["minilm", "open_clip"]
+    text_encoder: Literal["minilm", "open_clip", "t5", "class_labels"]
     text_encoder_model: str | None = None
     text_encoder_weights: str | None = None
     """The `pretrained` tag of OpenCLIP."""
+    class_names: tuple[str, ...] = ()
+    """What the captions of class-conditional data say, one name each (`class_labels`)."""
 
     @model_validator(mode="after")
     def _needs_models(self) -> Self:
         if self.autoencoder == "kl" and self.autoencoder_model is None:
             raise ValueError("autoencoder 'kl' needs autoencoder_model: a hub id or a folder")
-        if self.text_encoder != "minilm" and self.text_encoder_model is None:
+        if self.text_encoder in ("open_clip", "t5") and self.text_encoder_model is None:
             raise ValueError(f"text_encoder {self.text_encoder!r} needs text_encoder_model")
+        if (self.text_encoder == "class_labels") != bool(self.class_names):
+            raise ValueError(
+                f"text_encoder {self.text_encoder!r} with {len(self.class_names)} class_names; "
+                "'class_labels' needs them, the others take none"
+            )
         return self
 
 
 class OptimizerConfig(FrozenModel):
-    """AdaFactor with constant decays (STIV section 3.1)."""
+    """AdaFactor with constant decays (STIV section 3.1), or AdamW, which it replaced (table 2)."""
 
+    name: Literal["adafactor", "adamw"] = "adafactor"
     learning_rate: float = Field(default=2e-4, gt=0)
     warmup_steps: int = Field(default=1000, ge=0)
     """Optimizer steps over which the learning rate rises from zero; constant afterwards."""
@@ -80,9 +94,19 @@ class StageConfig(FrozenModel):
     text_dropout_prob: float = Field(default=0.1, ge=0, le=1)
     image_dropout_prob: float = Field(default=0.08, ge=0, le=1)
     """Only a `stiv` stage gives an image, so only there it is dropped (STIV appendix B)."""
+    given: tuple[GivenFrames, ...] = Field(default=("first",), min_length=1)
+    """Which latent frames a `stiv` stage gives; with more than one, each sample draws one of them evenly."""
+    loss_on_given_frames: bool = False
+    """Let given frames carry loss as well, as STIV tried (table 3, "FFL")."""
     mask_ratio: float = Field(default=0.0, ge=0, lt=1)
     """Share of the spatial positions that MaskDiT drops (STIV section 2.2)."""
+    temporal_mask_ratio: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the temporal positions that are dropped as well; harmful in STIV (table 6a)."""
+    masked_loss: Literal["kept", "all"] = "kept"
+    """Positions that carry loss under masking. Not stated in STIV; MaskDiT takes the kept ones."""
     timesteps: TimestepDistribution = "logit_normal"
+    timestep_shift: float = Field(default=1.0, gt=0)
+    """Above 1, times closer to the noise, for higher resolutions (`modeling.flow.shift_timesteps`)."""
     optimizer: OptimizerConfig = OptimizerConfig()
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)
     checkpoint_every_steps: int = Field(ge=1)
@@ -95,6 +119,9 @@ class StageConfig(FrozenModel):
                 f"a {self.task} stage has num_frames {self.num_frames}; "
                 "t2i takes exactly 1, t2v and stiv at least 2"
             )
+        if self.task == "stiv":
+            for which in self.given:
+                given_frames(which, self.num_frames)
         return self
 
 
@@ -112,6 +139,8 @@ class TrainConfig(FrozenModel):
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward pass; parameters, optimizer state and EMA are float32."""
+    recompute: RecomputePolicy = "none"
+    """What the backward pass computes again to save memory."""
     num_workers: int = Field(default=2, ge=1)
     threads_per_worker: int = Field(default=1, ge=1)
     seed: int = 0
@@ -146,11 +175,16 @@ class TrainConfig(FrozenModel):
     def model_of(self, stage_name: str) -> STIVConfig:
         """The network of a stage. An image model has no temporal attention and a temporal patch of 1.
 
-        The first video stage inflates its patch embedding along time (STIV appendix B).
+        The first video stage inflates its patch embedding along time (STIV appendix B). What serves given
+        frames only comes with the first stage that gives some.
         """
+        changes: dict[str, Any] = {}
+        if self.stages[stage_name].task != "stiv":
+            contract = self.model.contract.model_copy(update={"frame_replacement": True})
+            changes |= {"image_attention": "none", "contract": contract}
         if self.stages[stage_name].task == "t2i":
-            return self.model.model_copy(update={"temporal_patch": 1, "temporal_attention": False})
-        return self.model
+            changes |= {"temporal_patch": 1, "temporal_attention": False}
+        return self.model.model_copy(update=changes)
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide what is computed, as plain values."""

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.config import DataConfig
+from modeling.conditioning import GivenFrames, given_frames
+from training.config import DataConfig, StageConfig
 from training.decode import ClipDecodeError, FramesFHWC, decode_frames
 from training.errors import DataError
 from training.randomness import generator_at
@@ -92,21 +93,24 @@ class Sample:
     """One position of the stage: a clip and the frames of it to train on."""
 
     clip: Clip
+    caption: str
     frame_indices: tuple[int, ...]
     stride: int
+    given: tuple[bool, ...]
+    """For each frame, whether it is given."""
 
 
 class SampleOrder:
     """Position -> sample, as a pure function of (seed, stage, epoch, place in the epoch)."""
 
     def __init__(
-        self, plan: ClipPlan, key: tuple[int, str], num_frames: int, sampling_stride: int
+        self, plan: ClipPlan, key: tuple[int, str], stage: StageConfig, data: DataConfig
     ) -> None:
         """`key` is (seed, stage name)."""
         self._plan = plan
         self._key = key
-        self._num_frames = num_frames
-        self._sampling_stride = sampling_stride
+        self._stage = stage
+        self._data = data
         # Two: a batch may span the end of one epoch and the start of the next.
         self._permutation = lru_cache(maxsize=2)(self._draw_permutation)
 
@@ -114,11 +118,35 @@ class SampleOrder:
         """The clip at a position, with a uniformly drawn window of its frames."""
         epoch, place = divmod(position, len(self._plan.clips))
         clip = self._plan.clips[self._permutation(epoch)[place]]
-        stride = fitting_stride(clip.num_frames, self._num_frames, self._sampling_stride)
-        span = (self._num_frames - 1) * stride + 1
+        num_frames = self._stage.num_frames
+        stride = fitting_stride(clip.num_frames, num_frames, self._data.sampling_stride)
+        span = (num_frames - 1) * stride + 1
         generator = generator_at(*self._key, "window", position)
         start = int(torch.randint(clip.num_frames - span + 1, (1,), generator=generator))
-        return Sample(clip, tuple(range(start, start + span, stride)), stride)
+        return Sample(
+            clip=clip,
+            caption=self._caption(clip, position),
+            frame_indices=tuple(range(start, start + span, stride)),
+            stride=stride,
+            given=self._given(position),
+        )
+
+    def _caption(self, clip: Clip, position: int) -> str:
+        if clip.original_caption is None:
+            return clip.caption
+        generator = generator_at(*self._key, "caption", position)
+        shows_original = (
+            float(torch.rand(1, generator=generator)) < self._data.original_caption_prob
+        )
+        return clip.original_caption if shows_original else clip.caption
+
+    def _given(self, position: int) -> tuple[bool, ...]:
+        which: GivenFrames = "none"
+        if self._stage.task == "stiv":
+            generator = generator_at(*self._key, "given", position)
+            chosen = int(torch.randint(len(self._stage.given), (1,), generator=generator))
+            which = self._stage.given[chosen]
+        return tuple(given_frames(which, self._stage.num_frames).tolist())
 
     def _draw_permutation(self, epoch: int) -> list[int]:
         generator = generator_at(*self._key, "epoch", epoch)

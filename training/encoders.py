@@ -8,7 +8,13 @@ import torch
 
 from modeling.autoencoder import Autoencoder, KLAutoencoder, PatchPCA
 from modeling.conditioning import Conditions, MicroConditions, TextFeatures, concatenate_text
-from modeling.text_encoder import MiniLMTextEncoder, OpenCLIPTextEncoder, TextEncoder
+from modeling.text_encoder import (
+    ClassLabelEncoder,
+    MiniLMTextEncoder,
+    OpenCLIPTextEncoder,
+    T5TextEncoder,
+    TextEncoder,
+)
 from training.config import EncoderConfig, StageConfig, TrainConfig
 from training.data import FrameStore, Sample
 from training.decode import fit_to_cover
@@ -90,7 +96,7 @@ class BatchEncoder:
         self._text_of: dict[str, TextFeatures] = {}
 
     def encode(self, samples: Sequence[Sample]) -> TrainBatch:
-        """Read, decode and encode the samples; in a `stiv` stage the first latent frame is given.
+        """Read, decode and encode the samples; in a `stiv` stage some latent frames are given.
 
         Raises:
             DataError: a clip cannot be decoded.
@@ -98,9 +104,8 @@ class BatchEncoder:
         clips = [self._frames.frames(sample.clip, sample.frame_indices) for sample in samples]
         frames_BFHWC = torch.stack([torch.from_numpy(clip) for clip in clips])
         latents = self._encoders.autoencoder.encode(frames_BFHWC.to(self._device))
-        given_BF = torch.zeros(latents.shape[0], latents.shape[2], dtype=torch.bool)
-        given_BF[:, 0] = self._stage.task == "stiv"
-        text = concatenate_text([self._text(sample.clip.caption) for sample in samples])
+        given_BF = torch.tensor([sample.given for sample in samples])
+        text = concatenate_text([self._text(sample.caption) for sample in samples])
         conditions = Conditions(
             text=text,
             micro=self._micro_conditions(samples),
@@ -160,7 +165,11 @@ def _autoencoder(config: EncoderConfig, path: Path, device: torch.device) -> Aut
 def _text_encoder(config: EncoderConfig, device: torch.device) -> TextEncoder:
     if config.text_encoder == "minilm":
         return MiniLMTextEncoder(device=device)
+    if config.text_encoder == "class_labels":
+        return ClassLabelEncoder(config.class_names, device=device)
     assert config.text_encoder_model is not None, "the config checks this"
+    if config.text_encoder == "t5":
+        return T5TextEncoder(config.text_encoder_model, device=device)
     return OpenCLIPTextEncoder(
         config.text_encoder_model, config.text_encoder_weights, device=device
     )

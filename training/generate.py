@@ -14,14 +14,14 @@ from torch import Tensor
 from modeling.autoencoder import psnr
 from modeling.conditioning import Conditions, TextFeatures
 from modeling.config import GuidanceConfig, SamplerConfig
-from modeling.sampler import sample
+from modeling.sampler import SamplingTask, sample
 from modeling.stiv import STIV
 from training.checkpoint import STATE_NAME, file_sha256, load_average, write_json
 from training.config import LATENT_DOWNSAMPLING, TrainConfig
 from training.decode import fit_to_cover
 from training.encoders import load_encoders, micro_conditions
 from training.errors import GenerateError
-from training.randomness import generator_at
+from training.randomness import derive_seed, generator_at
 from training.run_directory import RunDirectory, StageResult
 from training.video_file import enlarge, write_contact_sheet, write_video
 
@@ -113,15 +113,18 @@ def generate(  # noqa: PLR0913  (a user may set each of these)
     image_latents = None if image is None else encoders.autoencoder.encode(image.to(device))
     conditions = _conditions(config, stage, encoders.text.encode([prompt]), image_latents)
     shape = conditions.given_latents_BCFHW.shape
-    latents = sample(
-        _load_model(config, run, stage, device),
-        conditions.to(device),
-        encoders.null_text.to(device),
-        torch.randn(shape, generator=generator_at(seed, "sample")).to(device),
-        sampler,
-        guidance,
-        on_step,
+    model = _load_model(config, run, stage, device)
+    task = SamplingTask(
+        model=model,
+        conditions=conditions.to(device),
+        null_text=encoders.null_text.to(device),
+        noise_BCFHW=torch.randn(shape, generator=generator_at(seed, "sample")).to(device),
+        sampler=sampler,
+        guidance=guidance,
+        contract=model.config.contract,
     )
+    of_solver = torch.Generator(device).manual_seed(derive_seed(seed, "solver"))
+    latents = sample(task, of_solver, on_step)
     frames_BFHWC = encoders.autoencoder.decode(latents).cpu()
     first_frame_psnr_db = None
     if image_latents is not None:

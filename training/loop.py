@@ -21,7 +21,7 @@ from training.encoders import BatchEncoder, fit_autoencoder, load_encoders
 from training.errors import TrainError
 from training.run_directory import RunDirectory, StageDirectory, StageResult
 from training.shards import ClipShards
-from training.state import start_state
+from training.state import set_learning_rate, start_state
 from training.step import StepLoss, TrainBatch, draw_step, stage_loss
 from training.telemetry import StepMetrics, Telemetry, bin_losses, mean_of_tenth
 
@@ -116,7 +116,7 @@ def train_stage(
             _check_finite(loss, float(grad_norm), step, stage_name)
 
             learning_rate = warmed_up(stage.optimizer, step)
-            state.optimizer.set_learning_rate(learning_rate)
+            set_learning_rate(state.optimizer, learning_rate)
             state.optimizer.step()
             state.optimizer.zero_grad()
             state.average.update()
@@ -171,9 +171,7 @@ def _open_data(
     frames = FrameStore(run.frames, shards, config.data)
     return StageData(
         plan=plan,
-        order=SampleOrder(
-            plan, (config.seed, stage_name), stage.num_frames, config.data.sampling_stride
-        ),
+        order=SampleOrder(plan, (config.seed, stage_name), stage, config.data),
         encoder=BatchEncoder(encoders, frames, config, stage, worker.device),
         null_text=encoders.null_text.to(worker.device),
     )
@@ -186,7 +184,7 @@ def _distribute(model: nn.Module, stage: StageConfig, worker: Worker) -> nn.Modu
         model,
         device_ids=[worker.device] if worker.device.type == "cuda" else None,
         # Without masking the mask token has no gradient.
-        find_unused_parameters=stage.mask_ratio == 0,
+        find_unused_parameters=stage.mask_ratio == 0 and stage.temporal_mask_ratio == 0,
     )
 
 
@@ -200,16 +198,16 @@ def _forward_backward(
 ) -> StepLoss:
     """Leave the gradient of the global batch's mean loss in the parameters."""
     device = batch.latents_BCFHW.device
-    _, rows, columns = _token_grid(config, stage_name, batch)
     draws = draw_step(
         config.stages[stage_name],
         (config.seed, stage_name),
         positions,
         batch.latents_BCFHW.shape[1:],
-        rows * columns,
+        _token_grid(config, stage_name, batch),
     ).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        result = stage_loss(network, config.model.spatial_patch, batch, draws, null_text)
+        of_stage = config.model_of(stage_name), config.stages[stage_name]
+        result = stage_loss(network, of_stage, batch, draws, null_text)
     result.loss.backward()
     return result
 

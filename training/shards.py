@@ -34,6 +34,8 @@ class Clip:
     shard_sha256: str
     video: ShardMember
     caption: str
+    original_caption: str | None
+    """What came with the source, where something did."""
     num_frames: int
     fps: float
     original_height_px: int
@@ -113,6 +115,7 @@ def _read_clip(path: Path, entry: ShardEntry, sample: ShardSample) -> Clip:
         shard_sha256=entry.sha256,
         video=sample.members[VIDEO_MEMBER],
         caption=caption,
+        original_caption=next((c.text for c in record.captions if c.source == "original"), None),
         num_frames=record.num_frames,
         fps=record.fps,
         original_height_px=record.height_px,

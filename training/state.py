@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 import torch
+from torch.optim import Optimizer
 
 from modeling.inflate import load_stage
 from modeling.stiv import STIV
 from training.adafactor import AdaFactor
 from training.checkpoint import Snapshot, load_average
-from training.config import TrainConfig
+from training.config import OptimizerConfig, TrainConfig
 from training.ema import WeightAverage
 from training.errors import TrainError
 from training.randomness import derive_seed
@@ -18,7 +19,7 @@ from training.run_directory import RunDirectory
 @dataclass(frozen=True)
 class TrainState:
     model: STIV
-    optimizer: AdaFactor
+    optimizer: Optimizer
     average: WeightAverage
 
     def snapshot(self, step: int, seconds: float) -> Snapshot:
@@ -58,18 +59,36 @@ def start_state(
     """
     names = list(config.stages)
     place = names.index(stage_name)
-    model = STIV(config.model_of(stage_name), seed=derive_seed(config.seed, stage_name, "weights"))
+    model = STIV(
+        config.model_of(stage_name),
+        seed=derive_seed(config.seed, stage_name, "weights"),
+        recompute=config.recompute,
+    )
     if place > 0:
         _load_previous(model, config, names[place - 1], stage_name, run)
     model.to(device)
-    settings = config.stages[stage_name].optimizer
-    optimizer = AdaFactor(
-        model.parameters(),
-        learning_rate=settings.learning_rate,
-        beta1=settings.beta1,
-        beta2=settings.beta2,
-    )
+    optimizer = make_optimizer(model, config.stages[stage_name].optimizer)
     return TrainState(model, optimizer, WeightAverage(model, config.stages[stage_name].ema_decay))
+
+
+def make_optimizer(model: STIV, settings: OptimizerConfig) -> Optimizer:
+    """AdaFactor or AdamW over all weights, without weight decay (STIV section 3.1)."""
+    if settings.name == "adafactor":
+        return AdaFactor(
+            model.parameters(),
+            learning_rate=settings.learning_rate,
+            beta1=settings.beta1,
+            beta2=settings.beta2,
+        )
+    betas = (settings.beta1, settings.beta2)
+    return torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, betas=betas, weight_decay=0.0
+    )
+
+
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
 
 
 def _load_previous(

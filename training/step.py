@@ -13,8 +13,16 @@ from modeling.conditioning import (
     drop_text,
     loss_mask,
 )
-from modeling.flow import TimestepDistribution, interpolate, velocity, velocity_loss
-from modeling.masking import draw_kept_positions, kept_latents
+from modeling.config import STIVConfig
+from modeling.diffusion import diffuse
+from modeling.flow import (
+    interpolate,
+    prediction_loss,
+    shift_timesteps,
+    stratified_timesteps,
+    velocity,
+)
+from modeling.masking import KeptPositions, draw_kept_positions, kept_latents
 from training.config import StageConfig
 from training.randomness import generator_at
 
@@ -38,17 +46,17 @@ class StepDraws:
     noise_BCFHW: Tensor
     drop_text_B: Tensor
     drop_image_B: Tensor
-    keep_S: Tensor | None
-    """Spatial positions that MaskDiT keeps; the same for the whole global batch."""
+    kept: KeptPositions | None
+    """Positions that MaskDiT keeps; the same for the whole global batch."""
 
     def to(self, device: torch.device) -> "StepDraws":
-        keep_S = None if self.keep_S is None else self.keep_S.to(device)
+        kept = None if self.kept is None else self.kept.to(device)
         return StepDraws(
             self.t_B.to(device),
             self.noise_BCFHW.to(device),
             self.drop_text_B.to(device),
             self.drop_image_B.to(device),
-            keep_S,
+            kept,
         )
 
 
@@ -66,23 +74,23 @@ def draw_step(
     key: tuple[int, str],
     positions: range,
     latent_shape: torch.Size,
-    num_spatial_tokens: int,
+    token_grid: tuple[int, int, int],
 ) -> StepDraws:
     """The draws for some positions of a stage: a function of (seed, stage, position) alone.
 
     Noise is drawn per position; timesteps and dropout for the whole global batch, of which the slice
-    is taken. `positions` lie within one global batch. `latent_shape` is (C, F, H, W).
+    is taken. `positions` lie within one global batch. `latent_shape` is (C, F, H, W), `token_grid`
+    the temporal positions, rows and columns of tokens.
     """
     batch_size = stage.batch_size
     step, start = divmod(positions.start, batch_size)
     mine = slice(start, start + len(positions))
     generator = generator_at(*key, "step", step)
     t_B = stratified_timesteps(batch_size, stage.timesteps, generator)
+    t_B = shift_timesteps(t_B, stage.timestep_shift)
     drop_text_B = draw_dropout(batch_size, stage.text_dropout_prob, generator)
     drop_image_B = draw_dropout(batch_size, stage.image_dropout_prob, generator)
-    keep_S = None
-    if stage.mask_ratio > 0:
-        keep_S = draw_kept_positions(num_spatial_tokens, stage.mask_ratio, generator)
+    kept = _draw_kept(stage, token_grid, generator)
     noise = [
         torch.randn(latent_shape, generator=generator_at(*key, "noise", position))
         for position in positions
@@ -92,48 +100,51 @@ def draw_step(
         noise_BCFHW=torch.stack(noise),
         drop_text_B=drop_text_B[mine],
         drop_image_B=drop_image_B[mine],
-        keep_S=keep_S,
+        kept=kept,
     )
 
 
-def stratified_timesteps(
-    batch: int, distribution: TimestepDistribution, generator: torch.Generator
-) -> Tensor:
-    """Timesteps whose quantiles are spread evenly over the batch, in random order.
-
-    Each alone has the asked distribution; together they make the loss of a step less noisy than
-    independent draws do. Not stated in STIV; `modeling.flow.sample_timesteps` is the plain draw.
-    """
-    strata = torch.randperm(batch, generator=generator)
-    quantiles = (strata + torch.rand(batch, generator=generator, dtype=torch.float64)) / batch
-    if distribution == "uniform":
-        return quantiles.float()
-    # The ends of the normal distribution lie at infinity.
-    return torch.sigmoid(torch.special.ndtri(quantiles.clamp(1e-6, 1 - 1e-6))).float()
+def _draw_kept(
+    stage: StageConfig, token_grid: tuple[int, int, int], generator: torch.Generator
+) -> KeptPositions | None:
+    if stage.mask_ratio == 0 and stage.temporal_mask_ratio == 0:
+        return None
+    num_temporal, rows, columns = token_grid
+    spatial_S = draw_kept_positions(rows * columns, stage.mask_ratio, generator)
+    temporal_T = None
+    if stage.temporal_mask_ratio > 0:
+        temporal_T = draw_kept_positions(num_temporal, stage.temporal_mask_ratio, generator)
+    return KeptPositions(spatial_S, temporal_T)
 
 
 def stage_loss(
-    model: nn.Module,
-    spatial_patch: int,
+    network: nn.Module,
+    config: tuple[STIVConfig, StageConfig],
     batch: TrainBatch,
     draws: StepDraws,
     null_text: TextFeatures,
 ) -> StepLoss:
-    """Flow-matching loss of one slice (STIV equations 1 and 2) after condition dropout.
+    """Loss of one slice after condition dropout: flow matching (STIV equations 1 and 2), or noise prediction.
 
-    Given latent frames carry no loss (section 2.3.1). Under MaskDiT only the kept positions do: the
-    network does not see the noise of the others.
+    Given latent frames carry no loss (section 2.3.1), unless the stage asks for it. Under MaskDiT only the kept
+    positions do, unless it asks for all: the network does not see the noise of the others.
     """
+    model, stage = config
+    contract = model.contract
     conditions = drop_text(batch.conditions, null_text, draws.drop_text_B)
-    conditions = drop_image(conditions, draws.drop_image_B)
+    conditions = drop_image(conditions, draws.drop_image_B, contract.null_image)
     data, noise = batch.latents_BCFHW, draws.noise_BCFHW
-    x_t = interpolate(data, noise, draws.t_B)
-    predicted = model(x_t, draws.t_B, conditions, keep_S=draws.keep_S)
-    kept_HW = None
-    if draws.keep_S is not None:
-        height, width = data.shape[-2:]
-        kept_HW = kept_latents(draws.keep_S, height, width, spatial_patch)
-    loss, per_sample_B = velocity_loss(
-        predicted, velocity(data, noise), loss_mask(conditions.given_BF), kept_HW
-    )
+    if contract.prediction == "velocity":
+        x_t, target = interpolate(data, noise, draws.t_B), velocity(data, noise)
+    else:
+        x_t, target = diffuse(data, noise, draws.t_B), noise
+    predicted = network(x_t, draws.t_B, conditions, kept=draws.kept)
+    kept_FHW = None
+    if draws.kept is not None and stage.masked_loss == "kept":
+        frames, height, width = data.shape[-3:]
+        kept_FHW = kept_latents(draws.kept, (frames, height, width), model)
+    mask_BF = loss_mask(conditions.given_BF)
+    if stage.loss_on_given_frames:
+        mask_BF = torch.ones_like(mask_BF)
+    loss, per_sample_B = prediction_loss(predicted, target, mask_BF, kept_FHW)
     return StepLoss(loss, per_sample_B.detach(), draws.t_B)

@@ -1,5 +1,5 @@
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modeling.blocks import CrossAttention, SelfAttention, TemporalAttention
 from modeling.rope import temporal_rotary
@@ -11,7 +11,7 @@ WIDTH, HEADS = 32, 2
 
 def _attention(*, causal: bool = False) -> SelfAttention:
     torch.manual_seed(0)
-    return SelfAttention(WIDTH, HEADS, causal=causal)
+    return SelfAttention(small_config(), causal=causal)
 
 
 def _attend(attention: SelfAttention, x: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def test_causal_attention_does_not_see_later_positions() -> None:
 
 def test_cross_attention_ignores_masked_text() -> None:
     torch.manual_seed(0)
-    attention = CrossAttention(WIDTH, HEADS)
+    attention = CrossAttention(small_config())
     x, text = randn(1, 2, 3, WIDTH), randn(1, 4, WIDTH, seed=1)
     mask = torch.tensor([[True, True, True, False]])
     changed_padding, changed_token = text.clone(), text.clone()
@@ -65,12 +65,14 @@ def test_cross_attention_ignores_masked_text() -> None:
 def test_temporal_attention_mixes_frames_of_one_position_only() -> None:
     torch.manual_seed(0)
     temporal = TemporalAttention(small_config())
-    with torch.no_grad():
-        temporal.gate_D.fill_(1.0)
+    assert temporal.gate_D is not None
+    nn.init.ones_(temporal.gate_D)
     positions = temporal_rotary(3, WIDTH // HEADS, CPU)
     x = randn(1, 3, 4, WIDTH)
     changed = x.clone()
     changed[:, 0, 2] = randn(WIDTH, seed=9)
-    difference = (temporal(changed, positions) - temporal(x, positions)).abs().amax(dim=(0, 3))
+    difference = (
+        (temporal(changed, positions, None) - temporal(x, positions, None)).abs().amax(dim=(0, 3))
+    )
     assert (difference[:, 2] > 1e-4).all()
     assert (difference[:, [0, 1, 3]] < 1e-5).all()

@@ -15,7 +15,7 @@ from modeling.conditioning import (
     null_conditions,
     replace_frames,
 )
-from modeling.flow import interpolate, velocity_loss
+from modeling.flow import interpolate, prediction_loss
 from tests.modeling.builders import (
     conditions,
     latents,
@@ -52,7 +52,7 @@ def test_the_given_frame_carries_no_loss_but_the_frame_in_its_token_does() -> No
     known = conditions(NOISE, given=(0,), given_latents=CLEAN)
     predicted = model(NOISE, times(), known)
     predicted.retain_grad()
-    loss, _ = velocity_loss(predicted, CLEAN - NOISE, loss_mask(known.given_BF))
+    loss, _ = prediction_loss(predicted, CLEAN - NOISE, loss_mask(known.given_BF))
     loss.backward()
     assert predicted.grad is not None
     assert torch.equal(predicted.grad[:, :, 0], torch.zeros_like(predicted.grad[:, :, 0]))

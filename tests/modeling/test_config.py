@@ -20,7 +20,7 @@ def _full(name: str, *, temporal_attention: bool = True) -> STIVConfig:
 
 
 def test_the_preset_names_are_frozen() -> None:
-    assert tuple(PRESETS) == ("tiny", "XL", "XXL", "M")
+    assert tuple(PRESETS) == ("tiny", "small", "XL", "XXL", "M")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -49,7 +49,7 @@ def test_the_tiny_preset_has_a_few_million_parameters() -> None:
 
 
 def test_an_unknown_preset_names_the_choices() -> None:
-    with pytest.raises(ValueError, match="'huge'; choose one of tiny, XL, XXL, M"):
+    with pytest.raises(ValueError, match="'huge'; choose one of tiny, small, XL, XXL, M"):
         preset("huge", latent_channels=4, text_width=8, pooled_text_width=8)
 
 

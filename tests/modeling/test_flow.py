@@ -1,7 +1,7 @@
 import torch
 
-from modeling.flow import interpolate, sample_timesteps, velocity, velocity_loss
-from tests.modeling.builders import latents, randn, seeded
+from modeling.flow import interpolate, prediction_loss, resolution_shift, shift_timesteps, velocity
+from tests.modeling.builders import latents, randn
 
 DATA = latents(seed=1)
 NOISE = latents(seed=2)
@@ -21,16 +21,16 @@ def test_the_velocity_is_the_derivative_of_the_path() -> None:
 
 def test_a_perfect_prediction_has_no_loss_and_noise_has_some() -> None:
     target = velocity(DATA, NOISE)
-    loss, per_sample = velocity_loss(target, target, torch.ones(2, 4))
+    loss, per_sample = prediction_loss(target, target, torch.ones(2, 4))
     assert loss == 0
     assert torch.equal(per_sample, torch.zeros(2))
-    assert velocity_loss(NOISE, target, torch.ones(2, 4))[0] > 0.1
+    assert prediction_loss(NOISE, target, torch.ones(2, 4))[0] > 0.1
 
 
 def test_the_loss_is_the_mean_over_frames_that_were_not_given() -> None:
     predicted, target = latents(seed=3), velocity(DATA, NOISE)
     mask = torch.tensor([[0.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
-    loss, per_sample = velocity_loss(predicted, target, mask)
+    loss, per_sample = prediction_loss(predicted, target, mask)
     expected = [
         (predicted[0, :, 1:] - target[0, :, 1:]).square().mean(),
         (predicted[1, :, 2:] - target[1, :, 2:]).square().mean(),
@@ -41,37 +41,31 @@ def test_the_loss_is_the_mean_over_frames_that_were_not_given() -> None:
 
 def test_the_loss_is_limited_to_kept_positions() -> None:
     predicted, target = latents(seed=3), velocity(DATA, NOISE)
-    kept = torch.zeros(4, 6, dtype=torch.bool)
-    kept[:2, 2:4] = True
-    loss, _ = velocity_loss(predicted, target, torch.ones(2, 4), kept)
-    expected = (predicted - target)[..., :2, 2:4].square().mean()
+    kept = torch.zeros(4, 4, 6, dtype=torch.bool)
+    kept[1:, :2, 2:4] = True
+    loss, _ = prediction_loss(predicted, target, torch.ones(2, 4), kept)
+    expected = (predicted - target)[:, :, 1:, :2, 2:4].square().mean()
     torch.testing.assert_close(loss, expected)
 
 
 def test_a_clip_with_every_frame_given_has_zero_loss_and_finite_gradient() -> None:
     predicted = randn(1, 4, 2, 4, 6).requires_grad_()
-    loss, _ = velocity_loss(predicted, torch.zeros(1, 4, 2, 4, 6), torch.zeros(1, 2))
+    loss, _ = prediction_loss(predicted, torch.zeros(1, 4, 2, 4, 6), torch.zeros(1, 2))
     (gradient,) = torch.autograd.grad(loss, predicted)
     assert loss == 0
     assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
-def test_logit_normal_timesteps_crowd_the_middle() -> None:
-    crowded = sample_timesteps(10_000, "logit_normal", seeded(), "cpu")
-    even = sample_timesteps(10_000, "uniform", seeded(), "cpu")
-
-    def share_in_the_middle(t: torch.Tensor) -> float:
-        return ((t > 0.25) & (t < 0.75)).float().mean().item()
-
-    # P(|N(0, 1)| < log 3) = 0.728; the deviation of a share of 10,000 is below 0.005.
-    assert abs(share_in_the_middle(crowded) - 0.728) < 0.02
-    assert abs(share_in_the_middle(even) - 0.5) < 0.02
-    assert crowded.min() > 0
-    assert crowded.max() < 1
+def test_a_shift_multiplies_the_ratio_of_noise_to_signal_and_keeps_the_ends() -> None:
+    t = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0], dtype=torch.float64)
+    shifted = shift_timesteps(t, 3.0)
+    inner = slice(1, 4)
+    ratio = ((1 - shifted) / shifted)[inner] / ((1 - t) / t)[inner]
+    torch.testing.assert_close(ratio, torch.full((3,), 3.0, dtype=torch.float64))
+    assert shifted[[0, -1]].tolist() == [0.0, 1.0]
+    assert torch.equal(shift_timesteps(t, 1.0), t)
 
 
-def test_timesteps_depend_on_the_generator_alone() -> None:
-    first = sample_timesteps(4, "logit_normal", seeded(5), "cpu")
-    torch.manual_seed(1)
-    assert torch.equal(first, sample_timesteps(4, "logit_normal", seeded(5), "cpu"))
-    assert not torch.equal(first, sample_timesteps(4, "logit_normal", seeded(6), "cpu"))
+def test_four_times_the_tokens_shift_by_two() -> None:
+    assert resolution_shift(1024, 256) == 2.0
+    assert resolution_shift(256, 256) == 1.0

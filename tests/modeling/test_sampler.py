@@ -5,7 +5,7 @@ from torch import Tensor
 from modeling.conditioning import Conditions
 from modeling.config import GuidanceConfig, SamplerConfig
 from modeling.flow import interpolate, velocity
-from modeling.sampler import sample
+from modeling.sampler import SamplingTask, sample
 from modeling.stiv import STIV
 from tests.modeling.builders import conditions, latents, randomize, small_model, text_features
 
@@ -33,7 +33,7 @@ def test_the_true_velocity_leads_to_the_data(solver: str) -> None:
         return velocity(DATA, NOISE)
 
     settings = SamplerConfig.model_validate({"solver": solver, "num_sampling_steps": 7})
-    result = sample(oracle, conditions(NOISE), NULL_TEXT, NOISE, settings, PLAIN)
+    result = sample(SamplingTask(oracle, conditions(NOISE), NULL_TEXT, NOISE, settings, PLAIN))
     torch.testing.assert_close(result, DATA, rtol=1e-5, atol=1e-5)
 
 
@@ -43,7 +43,7 @@ def test_heun_is_closer_than_euler_where_the_velocity_bends() -> None:
 
     def error(solver: str) -> float:
         settings = SamplerConfig.model_validate({"solver": solver, "num_sampling_steps": 10})
-        result = sample(growth, conditions(NOISE), NULL_TEXT, NOISE, settings, PLAIN)
+        result = sample(SamplingTask(growth, conditions(NOISE), NULL_TEXT, NOISE, settings, PLAIN))
         return (result - torch.e * NOISE).abs().max().item()
 
     assert error("heun") < 0.1 * error("euler")
@@ -58,7 +58,7 @@ def test_the_network_sees_and_returns_the_given_frames_bit_for_bit(
     known = conditions(NOISE, given=(0, 3), given_latents=DATA)
     settings = SamplerConfig.model_validate({"solver": solver, "num_sampling_steps": 3})
     guidance = GuidanceConfig.model_validate({"scheme": scheme})
-    result = sample(model, known, NULL_TEXT, NOISE, settings, guidance)
+    result = sample(SamplingTask(model, known, NULL_TEXT, NOISE, settings, guidance))
     assert len(model.calls) == (3 if solver == "euler" else 6)
     for x_t, _, _ in model.calls:
         assert torch.equal(x_t[-2:, :, [0, 3]], DATA[:, :, [0, 3]])
@@ -69,7 +69,7 @@ def test_the_network_sees_and_returns_the_given_frames_bit_for_bit(
 def test_the_null_pass_sees_given_frames_noised_to_its_time() -> None:
     model = Recorder(randomize(small_model()))
     known = conditions(NOISE, given=(0,), given_latents=DATA)
-    sample(model, known, NULL_TEXT, NOISE, THREE_STEPS, GuidanceConfig())
+    sample(SamplingTask(model, known, NULL_TEXT, NOISE, THREE_STEPS, GuidanceConfig()))
     for step, (x_t, t_B, batched) in enumerate(model.calls):
         torch.testing.assert_close(t_B, torch.full((4,), step / 3))
         expected = interpolate(DATA, NOISE, t_B[:2])[:, :, 0]
@@ -85,15 +85,15 @@ def test_the_null_pass_sees_given_frames_noised_to_its_time() -> None:
 def test_a_step_is_one_forward_pass_of_the_whole_scheme(scheme: str, passes: int) -> None:
     model = Recorder(randomize(small_model()))
     guidance = GuidanceConfig.model_validate({"scheme": scheme})
-    sample(model, conditions(NOISE), NULL_TEXT, NOISE, THREE_STEPS, guidance)
+    sample(SamplingTask(model, conditions(NOISE), NULL_TEXT, NOISE, THREE_STEPS, guidance))
     assert [len(x_t) for x_t, _, _ in model.calls] == [2 * passes] * 3
 
 
 def test_scale_one_equals_no_guidance() -> None:
     model, known = randomize(small_model()), conditions(NOISE, given=(0,), given_latents=DATA)
     guidance = GuidanceConfig(text_scale=1.0)
-    guided = sample(model, known, NULL_TEXT, NOISE, THREE_STEPS, guidance)
-    plain = sample(model, known, NULL_TEXT, NOISE, THREE_STEPS, PLAIN)
+    guided = sample(SamplingTask(model, known, NULL_TEXT, NOISE, THREE_STEPS, guidance))
+    plain = sample(SamplingTask(model, known, NULL_TEXT, NOISE, THREE_STEPS, PLAIN))
     torch.testing.assert_close(guided, plain, rtol=1e-4, atol=1e-4)
 
 
@@ -101,12 +101,14 @@ def test_without_an_image_joint_and_text_guidance_agree() -> None:
     model, known = randomize(small_model()), conditions(NOISE)
     joint, text = (
         sample(
-            model,
-            known,
-            NULL_TEXT,
-            NOISE,
-            THREE_STEPS,
-            GuidanceConfig.model_validate({"scheme": scheme}),
+            SamplingTask(
+                model,
+                known,
+                NULL_TEXT,
+                NOISE,
+                THREE_STEPS,
+                GuidanceConfig.model_validate({"scheme": scheme}),
+            )
         )
         for scheme in ("joint", "text")
     )
@@ -116,7 +118,7 @@ def test_without_an_image_joint_and_text_guidance_agree() -> None:
 def test_renormalization_and_scale_change_the_result() -> None:
     model, known = randomize(small_model()), conditions(NOISE)
     results = [
-        sample(model, known, NULL_TEXT, NOISE, THREE_STEPS, guidance)
+        sample(SamplingTask(model, known, NULL_TEXT, NOISE, THREE_STEPS, guidance))
         for guidance in (
             GuidanceConfig(),
             GuidanceConfig(renormalize=False),
@@ -131,7 +133,7 @@ def test_the_noise_alone_decides_the_result() -> None:
     model, known = randomize(small_model()), conditions(NOISE)
 
     def run(noise: Tensor) -> Tensor:
-        return sample(model, known, NULL_TEXT, noise, THREE_STEPS, GuidanceConfig())
+        return sample(SamplingTask(model, known, NULL_TEXT, noise, THREE_STEPS, GuidanceConfig()))
 
     torch.manual_seed(1)
     first = run(latents(seed=7))
@@ -143,12 +145,7 @@ def test_the_noise_alone_decides_the_result() -> None:
 def test_every_step_is_reported() -> None:
     steps: list[tuple[int, int]] = []
     sample(
-        small_model(),
-        conditions(NOISE),
-        NULL_TEXT,
-        NOISE,
-        THREE_STEPS,
-        PLAIN,
+        SamplingTask(small_model(), conditions(NOISE), NULL_TEXT, NOISE, THREE_STEPS, PLAIN),
         on_step=lambda done, total: steps.append((done, total)),
     )
     assert steps == [(1, 3), (2, 3), (3, 3)]

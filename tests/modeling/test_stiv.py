@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling.conditioning import Conditions, MicroConditions, TextFeatures
+from modeling.masking import KeptPositions
 from modeling.stiv import STIV
 from tests.modeling.builders import conditions, latents, randomize, seeded, small_model, times
 
@@ -22,10 +23,10 @@ def _permuted(known: Conditions, order: Tensor) -> Conditions:
     )
 
 
-@pytest.mark.parametrize("keep", [None, torch.tensor([0, 1, 4])])
-def test_the_output_is_exactly_zero_at_initialisation(keep: Tensor | None) -> None:
+@pytest.mark.parametrize("keep", [None, KeptPositions(torch.tensor([0, 1, 4]))])
+def test_the_output_is_exactly_zero_at_initialisation(keep: KeptPositions | None) -> None:
     x = latents()
-    output = small_model()(x, times(), conditions(x, given=(0,)), keep_S=keep)
+    output = small_model()(x, times(), conditions(x, given=(0,)), kept=keep)
     assert torch.equal(output, torch.zeros_like(x))
 
 
@@ -51,7 +52,9 @@ def test_permuting_the_batch_permutes_the_output() -> None:
 
 def test_every_parameter_gets_a_gradient() -> None:
     model, x = randomize(small_model()), latents()
-    model(x, times(), conditions(x), keep_S=torch.tensor([0, 2])).square().mean().backward()
+    model(
+        x, times(), conditions(x), kept=KeptPositions(torch.tensor([0, 2]))
+    ).square().mean().backward()
     without = [
         name
         for name, parameter in model.named_parameters()
@@ -114,9 +117,11 @@ def test_the_output_depends_on_time() -> None:
     assert difference.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("absolute_positions", "told_apart"), [(False, False), (True, True)])
+@pytest.mark.parametrize(
+    ("absolute_positions", "told_apart"), [("none", False), ("sinusoidal", True), ("learned", True)]
+)
 def test_only_absolute_positions_place_tokens_of_equal_content(
-    absolute_positions: bool, told_apart: bool
+    absolute_positions: str, told_apart: bool
 ) -> None:
     model, x = (
         randomize(small_model(absolute_positions=absolute_positions)),
@@ -159,6 +164,6 @@ def test_bfloat16_autocast_stays_close() -> None:
     model, x = randomize(small_model()), latents()
     expected = model(x, times(), conditions(x))
     with torch.autocast("cpu", torch.bfloat16):
-        output = model(x, times(), conditions(x), keep_S=torch.arange(6))
+        output = model(x, times(), conditions(x), kept=KeptPositions(torch.arange(6)))
     assert output.dtype == torch.bfloat16
     assert (output - expected).norm() < 0.05 * expected.norm()

@@ -5,12 +5,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from modeling.conditioning import TextFeatures
 from modeling.text_encoder import (
-    TEXT_ENCODERS,
+    ClassLabelEncoder,
     MiniLMTextEncoder,
     OpenCLIPTextEncoder,
+    T5TextEncoder,
     TextEncoderError,
 )
 
@@ -65,10 +71,6 @@ def test_long_texts_are_cut(minilm: MiniLMTextEncoder) -> None:
     assert minilm.encode(["cat " * 100]).tokens_BLD.shape[1] == minilm.max_text_tokens
 
 
-def test_the_encoder_names_are_frozen() -> None:
-    assert set(TEXT_ENCODERS) == {"minilm", "open_clip"}
-
-
 def _write_tiny_clip(folder: Path, **text_changes: Any) -> Any:
     """A small random CLIP in the folder layout of OpenCLIP; returns the same model in memory."""
     import open_clip
@@ -110,3 +112,51 @@ def test_a_text_tower_with_another_end_of_text_is_refused(tmp_path: Path) -> Non
     _write_tiny_clip(tmp_path / "last", pool_type="last")
     with pytest.raises(TextEncoderError, match="pools its text by 'last'"):
         OpenCLIPTextEncoder(f"local-dir:{tmp_path / 'last'}")
+
+
+def test_t5_encodes_texts_of_a_model_on_disk(tmp_path: Path) -> None:
+    folder = write_tiny_t5(tmp_path / "t5")
+    encoder = T5TextEncoder(str(folder), max_text_tokens=4)
+    features = encoder.encode(["a cat", "a cat and a cat and a cat", ""])
+    assert features.tokens_BLD.shape == (3, 4, encoder.text_width)
+    assert features.mask_BL.sum(1).tolist() == [3, 4, 1]
+    alone = encoder.encode(["a cat"])
+    torch.testing.assert_close(features.pooled_BD[:1], alone.pooled_BD)
+    torch.testing.assert_close(features.tokens_BLD[:1, :3], alone.tokens_BLD)
+    torch.testing.assert_close(alone.pooled_BD, alone.tokens_BLD.mean(1))
+
+
+def test_class_labels_are_one_hot_and_the_empty_text_is_a_class_of_its_own() -> None:
+    encoder = ClassLabelEncoder(["archery", "diving"])
+    features = encoder.encode(["diving", "", "archery"])
+    assert features.pooled_BD.tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 0]]
+    assert torch.equal(features.tokens_BLD[:, 0], features.pooled_BD)
+    assert features.mask_BL.all()
+
+
+def test_a_text_that_is_no_class_is_refused() -> None:
+    with pytest.raises(TextEncoderError, match="'rowing' is none of the 2 class names"):
+        ClassLabelEncoder(["archery", "diving"]).encode(["rowing"])
+
+
+def test_class_names_must_differ() -> None:
+    with pytest.raises(TextEncoderError, match="different"):
+        ClassLabelEncoder(["diving", "diving"])
+
+
+def write_tiny_t5(folder: Path) -> Path:
+    """A T5 encoder of two narrow layers with a vocabulary of five words."""
+    words = ["<pad>", "</s>", "<unk>", "a", "cat", "and"]
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", words.index("</s>"))]
+    )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    wrapped.save_pretrained(folder)
+    config = T5Config(vocab_size=len(words), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    torch.manual_seed(0)
+    T5EncoderModel(config).save_pretrained(folder)
+    return folder

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training.builders import moving_square, write_dataset
+from tests.training.builders import moving_square, tiny_stage, write_dataset
 from training.config import DataConfig
 from training.data import (
     FrameStore,
@@ -25,7 +25,7 @@ CONFIG = DataConfig(height_px=32, width_px=48, sampling_stride=2)
 
 def order_of(dataset: Path, seed: int = 0, stage: str = "t2v") -> SampleOrder:
     plan = plan_clips(ClipShards.open([dataset]), 4, 2)
-    return SampleOrder(plan, (seed, stage), 4, 2)
+    return SampleOrder(plan, (seed, stage), tiny_stage("t2v"), CONFIG)
 
 
 def test_an_epoch_is_a_permutation_of_the_usable_clips(dataset: Path) -> None:

@@ -2,14 +2,16 @@ import torch
 from torch import Tensor, nn
 
 from modeling.conditioning import Conditions, MicroConditions, TextFeatures
-from tests.training.builders import tiny_stage
+from modeling.flow import stratified_timesteps
+from modeling.masking import KeptPositions
+from tests.training.builders import tiny_config, tiny_stage
 from training.config import StageConfig
 from training.step import (
     StepDraws,
+    StepLoss,
     TrainBatch,
     draw_step,
     stage_loss,
-    stratified_timesteps,
 )
 
 SHAPE = torch.Size((4, 3, 4, 6))
@@ -46,7 +48,7 @@ class Oracle(nn.Module):
         self.seen: Conditions | None = None
 
     def forward(
-        self, x_t: Tensor, t_B: Tensor, conditions: Conditions, *, keep_S: Tensor | None = None
+        self, x_t: Tensor, t_B: Tensor, conditions: Conditions, *, kept: KeptPositions | None = None
     ) -> Tensor:
         self.seen = conditions
         wrong_where_given = torch.where(conditions.given_BF[:, None, :, None, None], 99.0, 0.0)
@@ -54,13 +56,17 @@ class Oracle(nn.Module):
 
 
 def draws_for(stage: StageConfig, positions: range) -> StepDraws:
-    return draw_step(stage, KEY, positions, SHAPE, 6)
+    return draw_step(stage, KEY, positions, SHAPE, (2, 2, 3))
+
+
+def loss_of(stage: StageConfig, oracle: nn.Module, batch: TrainBatch, draws: StepDraws) -> StepLoss:
+    return stage_loss(oracle, (tiny_config().model, stage), batch, draws, null_text())
 
 
 def test_an_oracle_has_no_loss_whatever_it_says_of_given_frames() -> None:
     stage = tiny_stage("stiv", batch_size=4, image_dropout_prob=0.0)
     batch, draws = batch_of(4, given=True), draws_for(stage, range(4))
-    loss = stage_loss(Oracle(batch, draws), 2, batch, draws, null_text())
+    loss = loss_of(stage, Oracle(batch, draws), batch, draws)
     assert float(loss.loss) < 1e-12
 
 
@@ -68,7 +74,7 @@ def test_dropped_conditions_reach_the_network() -> None:
     stage = tiny_stage("stiv", batch_size=4, image_dropout_prob=1.0, text_dropout_prob=1.0)
     batch, draws = batch_of(4, given=True), draws_for(stage, range(4))
     oracle = Oracle(batch, draws)
-    stage_loss(oracle, 2, batch, draws, null_text())
+    loss_of(stage, oracle, batch, draws)
 
     assert oracle.seen is not None
     assert not oracle.seen.given_BF.any()
@@ -78,16 +84,16 @@ def test_dropped_conditions_reach_the_network() -> None:
 def test_masking_draws_positions_and_limits_the_loss_to_them() -> None:
     stage = tiny_stage("t2v", batch_size=2, mask_ratio=0.5)
     batch, draws = batch_of(2, given=False), draws_for(stage, range(2))
-    assert draws.keep_S is not None
-    assert len(draws.keep_S) == 3
+    assert draws.kept is not None
+    assert len(draws.kept.spatial_S) == 3
 
     oracle = Oracle(batch, draws)
-    rows, columns = draws.keep_S // 3, draws.keep_S % 3
+    rows, columns = draws.kept.spatial_S // 3, draws.kept.spatial_S % 3
     kept = torch.zeros(2, 3, dtype=torch.bool)
     kept[rows, columns] = True
     wrong_HW = ~kept.repeat_interleave(2, 0).repeat_interleave(2, 1)
     oracle.answer = oracle.answer + 5.0 * wrong_HW
-    assert float(stage_loss(oracle, 2, batch, draws, null_text()).loss) < 1e-12
+    assert float(loss_of(stage, oracle, batch, draws).loss) < 1e-12
 
 
 def test_the_draws_of_two_workers_are_those_of_one() -> None:
@@ -98,9 +104,9 @@ def test_the_draws_of_two_workers_are_those_of_one() -> None:
     for name in ("t_B", "noise_BCFHW", "drop_text_B", "drop_image_B"):
         together = torch.cat([getattr(part, name) for part in parts])
         assert together.equal(getattr(whole, name)), name
-    assert parts[0].keep_S is not None
-    assert parts[1].keep_S is not None
-    assert parts[0].keep_S.equal(parts[1].keep_S)
+    assert parts[0].kept is not None
+    assert parts[1].kept is not None
+    assert parts[0].kept.spatial_S.equal(parts[1].kept.spatial_S)
 
 
 def test_another_step_draws_other_numbers() -> None:
