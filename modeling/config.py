@@ -1,5 +1,6 @@
 """Architecture, guidance and sampler settings, and the named model sizes."""
 
+from collections.abc import Callable
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
@@ -170,6 +171,15 @@ def preset(
         "pooled_text_width": pooled_text_width,
     }
     return STIVConfig(**{**PRESETS[name], **widths, **changes})
+
+
+def named_presets() -> dict[str, Callable[[], STIVConfig]]:
+    """Every size with encoders of the widths that the paper uses: 8 latent channels, text of 1280 (appendix C, D)."""
+
+    def factory(name: str) -> Callable[[], STIVConfig]:
+        return lambda: preset(name, latent_channels=8, text_width=1280, pooled_text_width=1280)
+
+    return {name: factory(name) for name in PRESETS}
 
 
 class GuidanceConfig(BaseModel):

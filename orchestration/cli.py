@@ -197,6 +197,26 @@ def generate(
 
 
 @app.command()
+def model(
+    preset: Annotated[str, typer.Option("--preset", help="Named size, such as tiny or M.")],
+    text_tokens: Annotated[int, typer.Option("--text-tokens", min=1)] = 77,
+    mask_ratio: Annotated[float, typer.Option("--mask-ratio", min=0.0, max=0.99)] = 0.5,
+    overrides: SetOption = None,
+    print_config: PrintConfigOption = False,
+) -> None:
+    """Parameters, tokens and operations of a network at 256 and 512 px, 20 and 40 frames."""
+    from modeling.config import named_presets
+    from orchestration.recipe import resolve
+    from orchestration.summary import print_model
+
+    config = resolve(named_presets(), preset, overrides or [], option="--preset")
+    if print_config:
+        console.print_json(config.model_dump_json())
+        return
+    print_model(console, config, num_text_tokens=text_tokens, mask_ratio=mask_ratio)
+
+
+@app.command()
 def demo(
     home: Annotated[Path, typer.Option("--home", help="Folder for everything it makes.")] = Path(
         "demo"

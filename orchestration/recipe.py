@@ -6,7 +6,11 @@ from orchestration.overrides import ConfigT, OverrideError, apply_overrides
 
 
 def resolve(
-    recipes: Mapping[str, Callable[[], ConfigT]], name: str, overrides: Iterable[str]
+    recipes: Mapping[str, Callable[[], ConfigT]],
+    name: str,
+    overrides: Iterable[str],
+    *,
+    option: str = "--recipe",
 ) -> ConfigT:
     """The configuration of a recipe after its overrides.
 
@@ -14,5 +18,7 @@ def resolve(
         OverrideError: there is no such recipe or field, or a value does not fit.
     """
     if name not in recipes:
-        raise OverrideError(f"--recipe {name}: no such recipe; valid: {', '.join(sorted(recipes))}")
+        raise OverrideError(
+            f"{option} {name}: no such {option.removeprefix('--')}; valid: {', '.join(sorted(recipes))}"
+        )
     return apply_overrides(recipes[name](), overrides)

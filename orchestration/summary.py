@@ -2,13 +2,19 @@
 
 from pathlib import Path
 
+import torch
 from rich.console import Console
+from rich.table import Table
 
 from data_engine.config import FilterConfig
 from data_engine.report import RunReport, write_what_if
 from data_engine.tables import DatasetPaths
 from data_engine.throughput import read_throughput
 from data_engine.what_if import what_if
+from modeling.config import STIVConfig
+from modeling.flops import ClipShape, forward_flops, token_grid
+from modeling.stiv import STIV
+from training.config import LATENT_DOWNSAMPLING
 from training.generate import GenerateResult
 from training.run_directory import TrainResult
 
@@ -90,3 +96,48 @@ def print_generated(console: Console, result: GenerateResult) -> None:
             f"{result.first_frame_psnr_db:.1f} dB"
         )
     console.print("\n".join(lines), highlight=False, markup=False)
+
+
+def print_model(
+    console: Console, config: STIVConfig, *, num_text_tokens: int, mask_ratio: float
+) -> None:
+    """Sizes are in pixels at the autoencoder factor of 8; operations are those of `modeling.flops`."""
+    with torch.device("meta"):
+        network = STIV(config)
+    per_block = 20 if config.temporal_attention else 16
+    formula = (6 + per_block * config.depth) * config.hidden_size**2
+    blocks = network.num_block_parameters
+    lines = [
+        f"parameters: {network.num_parameters:,}",
+        f"of them in the {config.depth} main blocks and their modulation: {blocks:,}; "
+        f"(6 + {per_block} depth) hidden_size^2 is {formula:,} ({blocks / formula - 1:+.2%})",
+    ]
+    console.print("\n".join(lines), highlight=False)
+    table = Table(
+        "px",
+        "frames",
+        "tokens",
+        "forward",
+        f"tokens, {mask_ratio:.0%} masked",
+        "forward",
+        "train step",
+    )
+    for column in table.columns:
+        column.justify = "right"
+    for size_px in (256, 512):
+        for num_frames in (1, 20, 40):
+            side = size_px // LATENT_DOWNSAMPLING
+            shape = ClipShape(num_frames, side, side, num_text_tokens)
+            whole, masked = token_grid(config, shape), token_grid(config, shape, mask_ratio)
+            of_whole = forward_flops(config, shape, whole)
+            of_masked = forward_flops(config, shape, masked)
+            table.add_row(
+                f"{size_px}x{size_px}",
+                f"{num_frames}",
+                f"{whole.num_represented:,}",
+                f"{of_whole.total / 1e12:.2f}",
+                f"{masked.num_processed:,}",
+                f"{of_masked.total / 1e12:.2f}",
+                f"{of_masked.train / 1e12:.2f}",
+            )
+    console.print(table, "operations in TFLOP a clip; a training step is forward and backward")
