@@ -73,7 +73,7 @@ def test_the_policy_of_the_paper_does_self_attention_once(
         if e.name == "aten::_scaled_dot_product_flash_attention_for_cpu"
     ]
     # Selective checkpointing looks at every call first: the ones that ran lie inside of those it saw.
-    ran = [e for e in found if e.cpu_parent is not None and e.cpu_parent.name == e.name]
+    ran = [e for e in found if getattr(e.cpu_parent, "name", "") == "PythonDispatchMode"]
     assert len(ran or found) == calls
 
 
