@@ -68,13 +68,44 @@ def write_dataset(
     return folder
 
 
+def write_clips(folder: Path, clips: list[tuple[str, NDArray[np.uint8]]]) -> Path:
+    """A data set directory of one shard with the given captions and frames (F, H, W, RGB)."""
+    (folder / "shards").mkdir(parents=True)
+    samples: list[tuple[str, dict[str, bytes]]] = []
+    for number, (caption, frames) in enumerate(clips):
+        num_frames, height_px, width_px = frames.shape[:3]
+        facts = _facts(number, num_frames, folder.name, caption)
+        record = ClipRecord(**{**facts, "height_px": height_px, "width_px": width_px})
+        members = {
+            "mp4": encode_mp4(frames),
+            "json": record.to_json().encode(),
+            "txt": caption.encode(),
+        }
+        samples.append((record.clip_id, members))
+    manifest = ShardManifest(
+        shards=(_write_shard(folder / "shards" / "shard-000000.tar", samples),), config={}
+    )
+    (folder / "shards" / MANIFEST_NAME).write_text(manifest.to_json())
+    return folder
+
+
 def _sample(
     number: int, num_frames: int, source: str, changes: dict[str, Any]
 ) -> tuple[str, dict[str, bytes]]:
-    identifier = clip_id(f"{source}-{number}", 0.0, num_frames / FPS)
     caption = f"a square of colour number {number} moves to the right"
-    facts: dict[str, Any] = {
-        "clip_id": identifier,
+    facts = _facts(number, num_frames, source, caption)
+    record = ClipRecord(**{**facts, **changes})
+    members = {
+        "mp4": encode_mp4(moving_square(num_frames, number)),
+        "json": record.to_json().encode(),
+        "txt": caption.encode(),
+    }
+    return record.clip_id, members
+
+
+def _facts(number: int, num_frames: int, source: str, caption: str) -> dict[str, Any]:
+    return {
+        "clip_id": clip_id(f"{source}-{number}", 0.0, num_frames / FPS),
         "source_id": f"{source}-{number}",
         "source_uri": f"square-{number}.mp4",
         "start_s": 0.0,
@@ -86,13 +117,6 @@ def _sample(
         "width_px": WIDTH_PX,
         "captions": (Caption(text=caption, source="template", model="test"),),
     }
-    record = ClipRecord(**{**facts, **changes})
-    members = {
-        "mp4": encode_mp4(moving_square(num_frames, number)),
-        "json": record.to_json().encode(),
-        "txt": caption.encode(),
-    }
-    return identifier, members
 
 
 def _write_shard(path: Path, samples: list[tuple[str, dict[str, bytes]]]) -> ShardEntry:
