@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_engine.schema import Caption
 from tests.training.builders import moving_square, tiny_stage, write_dataset
 from training.config import DataConfig
 from training.data import (
@@ -151,3 +152,33 @@ def test_a_stage_may_train_on_a_named_subset(dataset: Path) -> None:
     }
     with pytest.raises(DataError, match="no clip is in the subset 'hq'; the shards know sft"):
         plan_clips(mixed, 1, 1, "hq")
+
+
+def test_captions_are_mixed_as_often_as_asked(tmp_path: Path) -> None:
+    both = (
+        Caption(text="written", source="template", model="test"),
+        Caption(text="came along", source="original", model="somebody"),
+    )
+    shards = ClipShards.open([write_dataset(tmp_path / "both", [8] * 3, captions=both)])
+    plan = plan_clips(shards, 4, 2)
+
+    def share(prob: float) -> float:
+        mixed = CONFIG.model_copy(update={"original_caption_prob": prob})
+        order = SampleOrder(plan, (0, "t2v"), tiny_stage("t2v"), mixed)
+        captions = [order.sample(position).caption for position in range(2000)]
+        assert set(captions) <= {"written", "came along"}
+        return captions.count("came along") / len(captions)
+
+    assert share(0.0) == 0
+    assert share(1.0) == 1
+    assert abs(share(0.1) - 0.1) < 4 * (0.1 * 0.9 / 2000) ** 0.5
+
+
+def test_a_stage_gives_the_frames_it_names_and_mixes_its_modes(dataset: Path) -> None:
+    plan = plan_clips(ClipShards.open([dataset]), 4, 2)
+    stage = tiny_stage("stiv", given=("first", "first_and_last"))
+    order = SampleOrder(plan, (0, "stiv"), stage, CONFIG)
+    given = [order.sample(position).given for position in range(400)]
+    assert set(given) == {(True, False, False, False), (True, False, False, True)}
+    assert abs(given.count((True, False, False, False)) / 400 - 0.5) < 0.1
+    assert not any(any(order_of(dataset).sample(p).given) for p in range(5))
