@@ -9,7 +9,7 @@ UNIT := $(BIN)/pytest --numprocesses auto --dist loadfile -m "not gpu and not ra
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui check fix test test-unit test-ray test-ui browser clean
+.PHONY: help setup demo ui check fix test test-unit test-numerics test-ray test-ui browser clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ test: setup browser ## All tests (CI runs this)
 
 test-unit: setup ## The tests that need neither Ray nor a browser
 	$(UNIT)
+
+test-numerics: setup ## The proofs of docs/fidelity.md, on the CPU
+	$(BIN)/pytest tests/numerics
 
 test-ray: setup ## The tests that start a local Ray
 	$(BIN)/pytest -m "ray and not ui"

@@ -65,7 +65,7 @@ def test_the_policy_of_the_paper_does_self_attention_once(
     policy: RecomputePolicy, calls: int
 ) -> None:
     """Of three attentions in each of five blocks, it does only the one to text again."""
-    with torch.profiler.profile() as profile:
+    with torch.profiler.profile(acc_events=True) as profile:
         loss_and_gradients(network(policy))
     found = [
         e
@@ -88,7 +88,6 @@ def test_bfloat16_stays_close_to_float32() -> None:
     assert (rounded - whole).norm() < 0.03 * whole.norm()
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("policy", get_args(RecomputePolicy))
 def test_compiled_blocks_agree_with_eager_ones(policy: RecomputePolicy) -> None:

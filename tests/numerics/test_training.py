@@ -24,8 +24,6 @@ from training.loop import prepare_run, train_stage
 from training.run_directory import RunDirectory
 from training.telemetry import read_metrics
 
-pytestmark = pytest.mark.slow
-
 GOLDEN = Path(__file__).parent / "losses" / "overfit_tiny.json"
 
 
