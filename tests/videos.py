@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import av
@@ -20,6 +21,18 @@ def moving_texture(
     seed: int, speed_px: float = 3.0, size: tuple[int, int] = (HEIGHT_PX, WIDTH_PX)
 ) -> Shot:
     """A textured picture of a colour of its own that slides sideways: like a pan over a scene."""
+    scene, width_px = _texture(seed, size), size[1]
+
+    def draw(frame: int) -> Image:
+        left = round(frame * speed_px) % width_px
+        return np.ascontiguousarray(scene[:, left : left + width_px])
+
+    return draw
+
+
+@lru_cache(maxsize=8)
+def _texture(seed: int, size: tuple[int, int]) -> Image:
+    """Twice as wide as the picture that slides over it."""
     generator = np.random.default_rng(seed)
     height_px, width_px = size
     coarse = generator.integers(0, 256, (12, 40, 3), dtype=np.uint8)
@@ -27,13 +40,7 @@ def moving_texture(
     tint = generator.integers(0, 200, 3)
     blurred = cv2.resize(coarse, (width_px * 2, height_px), interpolation=cv2.INTER_CUBIC)
     mixed = 0.55 * blurred + 0.1 * cv2.GaussianBlur(fine, (5, 5), 0) + 0.35 * tint
-    scene = np.clip(mixed, 0, 255).astype(np.uint8)
-
-    def draw(frame: int) -> Image:
-        left = round(frame * speed_px) % width_px
-        return np.ascontiguousarray(scene[:, left : left + width_px])
-
-    return draw
+    return np.clip(mixed, 0, 255).astype(np.uint8)
 
 
 def faded(shot: Shot, num_frames: int, fade_in: int = 0, fade_out: int = 0) -> Shot:

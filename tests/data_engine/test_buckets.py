@@ -8,17 +8,15 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("s3fs", reason="needs s3fs: pip install 'stiv[cloud]'")
-servers: Any = pytest.importorskip("moto.server", reason="needs moto[server], a local S3 server")
-
-from data_engine.config import DecodeConfig, ProbeConfig, ShardConfig, ShotConfig  # noqa: E402
-from data_engine.cutting import encode_clip  # noqa: E402
-from data_engine.decode import cut_source  # noqa: E402
-from data_engine.errors import SourceError, UnreadableSourceError  # noqa: E402
-from data_engine.probe import probe  # noqa: E402
-from data_engine.sources.listing import list_sources, local_source  # noqa: E402
-from data_engine.sources.storage import filesystem  # noqa: E402
-from tests.videos import frames_of, moving_texture, write_video  # noqa: E402
+from data_engine.config import DecodeConfig, ProbeConfig, ShardConfig, ShotConfig
+from data_engine.cutting import encode_clip
+from data_engine.decode import cut_source
+from data_engine.errors import SourceError, UnreadableSourceError
+from data_engine.probe import probe
+from data_engine.sources import SourceFile
+from data_engine.sources.listing import list_sources, local_source
+from data_engine.sources.storage import filesystem
+from tests.videos import frames_of, moving_texture, write_video
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -34,6 +32,9 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bucket(film: Path) -> Generator[str]:
     """A bucket with a film, a copy, a tar, a manifest and something that is no video."""
+    # Here and not above: the server takes a second to import, in every process that collects the tests.
+    pytest.importorskip("s3fs", reason="needs s3fs: pip install 'stiv[cloud]'")
+    servers: Any = pytest.importorskip("moto.server", reason="needs moto[server], an S3 server")
     server = servers.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -79,18 +80,25 @@ def test_a_manifest_in_a_bucket(bucket: str) -> None:
     assert [(row.uri, row.reason) for row in listing.unusable] == [("in/gone.mp4", "missing")]
 
 
+def curated(file: SourceFile) -> tuple[str, list[str], bytes]:
+    """The ids of a source and of its clips, and the second clip at training size."""
+    source = probe(file, ProbeConfig())
+    clips = cut_source(source, ShotConfig(), DecodeConfig(), num_threads=1).clips
+    mp4 = encode_clip(clips[1], source.location, ShardConfig(short_side_px=90))
+    return source.source_id, [clip.clip_id for clip in clips], mp4
+
+
+@pytest.fixture(scope="module")
+def curated_from_disk(film: Path) -> tuple[str, list[str], bytes]:
+    return curated(local_source(film))
+
+
 @pytest.mark.parametrize("name", ["in/film.mp4", "in/копия 2.mp4", "tars/a.tar"])
 def test_a_video_in_a_bucket_gives_the_clips_of_the_same_video_on_disk(
-    bucket: str, film: Path, name: str
+    bucket: str, curated_from_disk: tuple[str, list[str], bytes], name: str
 ) -> None:
     (remote,) = list_sources(f"{bucket}/{name}").files
-    sources = [probe(file, ProbeConfig()) for file in (remote, local_source(film))]
-    assert sources[0].source_id == sources[1].source_id
-    cuts = [cut_source(s, ShotConfig(), DecodeConfig(), num_threads=1).clips for s in sources]
-    assert [clip.clip_id for clip in cuts[0]] == [clip.clip_id for clip in cuts[1]]
-    config = ShardConfig(short_side_px=90)
-    mp4s = [encode_clip(c[1], s.location, config) for s, c in zip(sources, cuts, strict=True)]
-    assert mp4s[0] == mp4s[1]
+    assert curated(remote) == curated_from_disk
 
 
 def test_what_a_bucket_cannot_give_has_a_reason(bucket: str) -> None:

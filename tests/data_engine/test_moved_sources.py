@@ -36,6 +36,13 @@ def curate(source: str, out: Path) -> tuple[list[ClipRecord], bytes]:
     return [clip for clip, _ in clips], tar.read_bytes()
 
 
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    shots = [(moving_texture(1), 36), (moving_texture(2), 48)]
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    return write_video(path, frames_of(shots), fps=24).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("named", "uri"),
     [
@@ -46,10 +53,8 @@ def curate(source: str, out: Path) -> tuple[list[ClipRecord], bytes]:
     ],
 )
 def test_the_same_file_in_two_folders_gives_the_same_records_and_shards(
-    tmp_path: Path, named: str, uri: str
+    tmp_path: Path, film: bytes, named: str, uri: str
 ) -> None:
-    shots = [(moving_texture(1), 36), (moving_texture(2), 48)]
-    film = write_video(tmp_path / "film.mp4", frames_of(shots), fps=24).read_bytes()
     homes = [tmp_path / "home" / "ann", tmp_path / "mnt" / "a disk" / "Videos von Bob"]
     for home in homes:
         (home / "in").mkdir(parents=True)

@@ -27,7 +27,7 @@ def film(tmp_path: Path) -> Path:
 def long_film(tmp_path: Path) -> Write:
     """Ten seconds in the container that the suffix names."""
     return lambda suffix: write_video(
-        tmp_path / f"long{suffix}", frames_of([(moving_texture(1), 300)]), fps=30
+        tmp_path / f"long{suffix}", frames_of([(moving_texture(1, size=(90, 160)), 300)]), fps=30
     )
 
 

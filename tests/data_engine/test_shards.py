@@ -29,10 +29,15 @@ from tests.factories import caption, clip_record
 from tests.videos import frames_of, moving_texture, write_video
 
 
-def cut_film(folder: Path) -> list[ClipRecord]:
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shots = [(moving_texture(1), 36), (moving_texture(2), 48)]
-    path = write_video(folder / "film.mp4", frames_of(shots), fps=24)
-    source = probe(local_source(path), ProbeConfig())
+    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", frames_of(shots), fps=24)
+
+
+@pytest.fixture(scope="module")
+def cut_film(film: Path) -> list[ClipRecord]:
+    source = probe(local_source(film), ProbeConfig())
     return cut_source(source, ShotConfig(), DecodeConfig(), num_threads=1).clips
 
 
@@ -44,9 +49,11 @@ def encoded(folder: Path, text: str = "A cat.", **changes: float) -> EncodedClip
     return EncodedClip(record, path, size_bytes=1500)
 
 
-def test_an_encoded_clip_holds_the_frames_of_its_span_at_training_size(tmp_path: Path) -> None:
-    record = cut_film(tmp_path)[1]
-    data = encode_clip(record, str(tmp_path / "film.mp4"), ShardConfig(short_side_px=90))
+def test_an_encoded_clip_holds_the_frames_of_its_span_at_training_size(
+    film: Path, cut_film: list[ClipRecord]
+) -> None:
+    record = cut_film[1]
+    data = encode_clip(record, str(film), ShardConfig(short_side_px=90))
     with av.open(io.BytesIO(data), "r") as container:
         times_s = [frame.time for frame in container.decode(video=0)]
         stream = container.streams.video[0]
@@ -55,19 +62,18 @@ def test_an_encoded_clip_holds_the_frames_of_its_span_at_training_size(tmp_path:
     assert times_s == pytest.approx([i / 24 for i in range(48)], abs=1e-4)
 
 
-def test_encoding_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    record = cut_film(tmp_path)[0]
+def test_encoding_twice_gives_the_same_bytes(film: Path, cut_film: list[ClipRecord]) -> None:
     config = ShardConfig(short_side_px=90)
-    assert encode_clip(record, str(tmp_path / "film.mp4"), config) == encode_clip(
-        record, str(tmp_path / "film.mp4"), config
-    )
+    first, second = (encode_clip(cut_film[0], str(film), config) for _ in range(2))
+    assert first == second
 
 
-def test_a_span_that_lost_its_frames_is_an_error(tmp_path: Path) -> None:
-    record = cut_film(tmp_path)[1]
-    write_video(tmp_path / "film.mp4", frames_of([(moving_texture(1), 60)]), fps=24)
+def test_a_span_that_lost_its_frames_is_an_error(
+    tmp_path: Path, cut_film: list[ClipRecord]
+) -> None:
+    path = write_video(tmp_path / "film.mp4", frames_of([(moving_texture(1), 60)]), fps=24)
     with pytest.raises(DecodeError, match=r"has 24 frames now, 48 when it was cut"):
-        encode_clip(record, str(tmp_path / "film.mp4"), ShardConfig())
+        encode_clip(cut_film[1], str(path), ShardConfig())
 
 
 def test_the_same_clips_give_the_same_shard_and_its_hash(tmp_path: Path) -> None:

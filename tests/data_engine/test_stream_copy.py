@@ -61,16 +61,26 @@ def decoded(opened: str | io.BytesIO) -> list[tuple[float, NDArray[np.uint8]]]:
 BY_THE_SHOT = {"preset": "veryfast", "x264-params": "scenecut=40:bframes=3:open-gop=0"}
 
 
-def test_shots_that_begin_with_key_frames_are_copied_bit_for_bit(tmp_path: Path) -> None:
-    path = write_film(tmp_path / "film.mp4", (36, 84), BY_THE_SHOT)
-    whole = decoded(str(path))
-    records = clips_of(path)
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_film(tmp_path_factory.mktemp("film") / "film.mp4", (36, 84), BY_THE_SHOT)
+
+
+@pytest.fixture(scope="module")
+def records(film: Path) -> list[ClipRecord]:
+    return clips_of(film)
+
+
+def test_shots_that_begin_with_key_frames_are_copied_bit_for_bit(
+    film: Path, records: list[ClipRecord]
+) -> None:
+    whole = decoded(str(film))
     assert [record.num_frames for record in records] == [36, 48, 40]
     first = 0
     for record in records:
-        copied = copy_clip(record, str(path), size(record))
+        copied = copy_clip(record, str(film), size(record))
         assert copied is not None
-        assert encode_clip(record, str(path), ShardConfig(short_side_px=2160)) == copied
+        assert encode_clip(record, str(film), ShardConfig(short_side_px=2160)) == copied
         frames = decoded(io.BytesIO(copied))
         assert [time_s for time_s, _ in frames] == pytest.approx(
             [i / 24 for i in range(len(frames))]
@@ -80,10 +90,9 @@ def test_shots_that_begin_with_key_frames_are_copied_bit_for_bit(tmp_path: Path)
         first += record.num_frames
 
 
-def test_copying_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    path = write_film(tmp_path / "film.mp4", (36, 84), BY_THE_SHOT)
-    record = clips_of(path)[1]
-    assert copy_clip(record, str(path), size(record)) == copy_clip(record, str(path), size(record))
+def test_copying_twice_gives_the_same_bytes(film: Path, records: list[ClipRecord]) -> None:
+    record = records[1]
+    assert copy_clip(record, str(film), size(record)) == copy_clip(record, str(film), size(record))
 
 
 def test_what_cannot_be_copied_exactly_is_encoded(tmp_path: Path) -> None:
@@ -99,15 +108,16 @@ def test_what_cannot_be_copied_exactly_is_encoded(tmp_path: Path) -> None:
     assert copy_clip(replace(first, crop=crop), str(path), size(first)) is None
 
 
-def test_a_span_that_ends_among_frames_out_of_order_is_not_cut_short(tmp_path: Path) -> None:
+def test_a_span_that_ends_among_frames_out_of_order_is_not_cut_short(
+    film: Path, records: list[ClipRecord]
+) -> None:
     """Whatever the last frame needs: a copy decodes to the very frames of the span, or there is none."""
-    path = write_film(tmp_path / "film.mp4", (36, 84), BY_THE_SHOT)
-    whole = decoded(str(path))
-    record = clips_of(path)[0]
+    whole = decoded(str(film))
+    record = records[0]
     num_copied = 0
     for num_frames in range(20, 36):
         shorter = replace(record, end_s=num_frames / 24, num_frames=num_frames)
-        copied = copy_clip(shorter, str(path), size(record))
+        copied = copy_clip(shorter, str(film), size(record))
         if copied is not None:
             num_copied += 1
             frames = decoded(io.BytesIO(copied))

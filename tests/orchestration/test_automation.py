@@ -11,10 +11,21 @@ from orchestration.partitions import source_batches
 from orchestration.resources import Workspace
 
 
-@pytest.fixture
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Generator[dg.DagsterInstance]:
+@pytest.fixture(scope="module")
+def shared_instance(tmp_path_factory: pytest.TempPathFactory) -> Generator[dg.DagsterInstance]:
+    """Making its databases costs more than any test of this file."""
     with dg.DagsterInstance.local_temp(str(tmp_path_factory.mktemp("dagster"))) as instance:
         yield instance
+
+
+@pytest.fixture
+def instance(shared_instance: dg.DagsterInstance) -> Generator[dg.DagsterInstance]:
+    """An instance that knows no batch yet."""
+    batches = str(source_batches.name)
+    assert not shared_instance.get_dynamic_partitions(batches)
+    yield shared_instance
+    for batch in shared_instance.get_dynamic_partitions(batches):
+        shared_instance.delete_dynamic_partition(batches, batch)
 
 
 def put_video(home: Path, batch: str, name: str = "film.mp4") -> None:

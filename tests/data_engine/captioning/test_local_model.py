@@ -21,6 +21,9 @@ from tests.data_engine.captioning.tiny_models import (
     write_tiny_vlm,
 )
 
+# Models are trained, saved and loaded, by parts of transformers that take seconds to import.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def vlm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

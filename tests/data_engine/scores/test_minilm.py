@@ -1,6 +1,7 @@
 """The sentence encoder beside the library that it was trained with."""
 
 import numpy as np
+import pytest
 import torch
 
 from data_engine.scores.minilm import MiniLM
@@ -15,6 +16,7 @@ _TEXTS = (
 )
 
 
+@pytest.mark.slow
 def test_it_is_the_model_of_transformers() -> None:
     from transformers import AutoModel, AutoTokenizer
 
