@@ -150,19 +150,25 @@ def _rows_on_gpus(rows: Sequence[Row], run: Callable[[Row], Row], num_gpus: floa
     num_processes = max(1, min(len(rows), int(ray.cluster_resources().get("GPU", 0) / num_gpus)))
     waiting, idle = deque(rows), [start() for _ in range(num_processes)]
     running: dict[Any, Any] = {}
-    while waiting or running:
-        while waiting and idle:
-            process = idle.pop()
-            running[process.run.remote(waiting.popleft(), run)] = process
-        done = ray.wait(list(running), num_returns=1)[0][0]
-        process = running.pop(done)
-        try:
-            row = ray.get(done)
-        except (RayActorError, OutOfMemoryError):
-            idle.append(start())
-            continue
-        idle.append(process)
-        yield row
+    try:
+        while waiting or running:
+            while waiting and idle:
+                process = idle.pop()
+                running[process.run.remote(waiting.popleft(), run)] = process
+            done = ray.wait(list(running), num_returns=1)[0][0]
+            process = running.pop(done)
+            try:
+                row = ray.get(done)
+            except (RayActorError, OutOfMemoryError):
+                idle.append(start())
+                continue
+            idle.append(process)
+            yield row
+    finally:
+        # Ray ends an actor when the last handle to it is collected, which may be never: an exception that was caught
+        # above keeps this frame, and what runs next would wait for the GPU for ever.
+        for process in (*idle, *running.values()):
+            ray.kill(process)
 
 
 def _run_alone(row: Row, run: Callable[[Row], Row], num_gpus: float) -> Row | None:

@@ -40,7 +40,9 @@ print(json.dumps([finished.rows, finished.crashed, error]))
 
 @pytest.fixture(scope="module")
 def said() -> list[object]:
-    done = subprocess.run([sys.executable, "-c", _SCRIPT], stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _SCRIPT], stdout=subprocess.PIPE, check=True, timeout=240
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
