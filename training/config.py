@@ -19,7 +19,13 @@ PLACEMENT_FIELDS: dict[str, Any] = {
     "num_workers": True,
     "threads_per_worker": True,
     "recompute": True,
-    "data": {"cache_bytes"},
+    "data": {
+        "cache_bytes",
+        "loader_workers",
+        "prefetch_batches",
+        "timeout_s",
+        "max_loader_restarts",
+    },
 }
 """Fields that say where a run happens, not what it computes: they may change on resume."""
 
@@ -33,14 +39,49 @@ class DataConfig(FrozenModel):
 
     height_px: int = Field(gt=0, multiple_of=LATENT_DOWNSAMPLING)
     width_px: int = Field(gt=0, multiple_of=LATENT_DOWNSAMPLING)
+    more_sizes_px: tuple[tuple[int, int], ...] = ()
+    """Further sizes (height, width): a clip is trained at the one whose aspect ratio is nearest to its own."""
+    dataset_weights: tuple[float, ...] = ()
+    """How often each `--dataset` is drawn against the others, in their order; as often as it has samples, if empty."""
     sampling_stride: int = Field(default=3, ge=1)
     """Every n-th frame is taken; 3 in STIV, appendix B. Short clips take a smaller stride."""
     original_caption_prob: float = Field(default=0.0, ge=0, le=1)
     """How often a clip that came with a caption of its own shows that one instead of the one written for it.
     STIV mixes both for images and prints no ratio (section 3.2); DiT-Air takes one in ten."""
+    random_crop: bool = False
+    """Cut the training frame out of the resized one anywhere, not at the centre. Not for latents."""
+    flip_prob: float = Field(default=0.0, ge=0, le=1)
+    """How often left and right are exchanged. Captions that name them become wrong. Not for latents."""
+    max_skipped_share: float = Field(default=0.01, ge=0, le=1)
+    """Samples that cannot be read are replaced and counted; above this share of them the run stops."""
+    loader_workers: int = Field(default=0, ge=0)
+    """Processes that read ahead for each worker; with 0 it reads between its steps."""
+    prefetch_batches: int = Field(default=2, ge=1)
+    """That each of these processes reads ahead."""
+    timeout_s: float = Field(default=300.0, gt=0)
+    """A batch that takes longer is given up, and the loader processes are started again."""
+    max_loader_restarts: int = Field(default=3, ge=0)
     cache_bytes: int = Field(default=2 * 2**30, ge=0)
     """Decoded frames at training size kept in the run directory; clips beyond it are decoded on
     every read."""
+
+    @model_validator(mode="after")
+    def _sizes_and_weights(self) -> Self:
+        if any(weight <= 0 for weight in self.dataset_weights):
+            raise ValueError(f"dataset_weights {self.dataset_weights} must be above 0")
+        for size_px in self.more_sizes_px:
+            if any(side <= 0 or side % LATENT_DOWNSAMPLING for side in size_px):
+                raise ValueError(
+                    f"more_sizes_px names {size_px}; sides are multiples of {LATENT_DOWNSAMPLING} px"
+                )
+        if len(set(self.sizes)) < len(self.sizes):
+            raise ValueError(f"the sizes {self.sizes} name one twice")
+        return self
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Every (height, width) that is trained at, the main one first."""
+        return ((self.height_px, self.width_px), *self.more_sizes_px)
 
 
 class EncoderConfig(FrozenModel):
@@ -89,6 +130,14 @@ class StageConfig(FrozenModel):
     batch_size: int = Field(ge=1)
     """Clips per optimizer step over all workers."""
     num_frames: int = Field(ge=1)
+    more_num_frames: tuple[int, ...] = ()
+    """Further lengths: a clip is trained at the longest one that it holds."""
+    image_share: float = Field(default=0.0, ge=0, lt=1)
+    """In a video stage, the share of samples that are single frames or images."""
+    tokens_per_batch: int | None = Field(default=None, ge=1)
+    """If set, each shape has as large a batch as this allows, and `batch_size` is not looked at."""
+    batch_multiple: int = Field(default=1, ge=1)
+    """What these batch sizes are multiples of: of the number of workers, however many there may be."""
     subset: str | None = None
     """Only clips of this named set of the data engine (`subsets` of its configuration), such as `sft`."""
     text_dropout_prob: float = Field(default=0.1, ge=0, le=1)
@@ -119,10 +168,27 @@ class StageConfig(FrozenModel):
                 f"a {self.task} stage has num_frames {self.num_frames}; "
                 "t2i takes exactly 1, t2v and stiv at least 2"
             )
+        if self.task == "t2i" and (self.more_num_frames or self.image_share):
+            raise ValueError("a t2i stage has neither more_num_frames nor an image_share")
+        if any(count < 2 for count in self.more_num_frames):
+            raise ValueError(f"more_num_frames {self.more_num_frames} must be at least 2 each")
+        if len(set(self.frame_counts)) < len(self.frame_counts):
+            raise ValueError(f"the numbers of frames {self.frame_counts} name one twice")
         if self.task == "stiv":
             for which in self.given:
-                given_frames(which, self.num_frames)
+                for num_frames in self.frame_counts:
+                    given_frames(which, num_frames)
         return self
+
+    @property
+    def frame_counts(self) -> tuple[int, ...]:
+        """Every number of frames that clips are trained at."""
+        return (self.num_frames, *self.more_num_frames)
+
+    @property
+    def batch_unit(self) -> int:
+        """Every batch size is a multiple of this."""
+        return self.batch_size if self.tokens_per_batch is None else self.batch_multiple
 
 
 class TrainConfig(FrozenModel):
@@ -148,15 +214,17 @@ class TrainConfig(FrozenModel):
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         unit_px = LATENT_DOWNSAMPLING * self.model.spatial_patch
-        if self.data.height_px % unit_px or self.data.width_px % unit_px:
-            raise ValueError(
-                f"training size {self.data.height_px}x{self.data.width_px} px must be a multiple "
-                f"of {unit_px} px (autoencoder factor times spatial patch)"
-            )
-        for name, stage in self.stages.items():
-            if stage.batch_size % self.num_workers:
+        for height_px, width_px in self.data.sizes:
+            if height_px % unit_px or width_px % unit_px:
                 raise ValueError(
-                    f"stages.{name}.batch_size {stage.batch_size} must be a multiple of "
+                    f"training size {height_px}x{width_px} px must be a multiple "
+                    f"of {unit_px} px (autoencoder factor times spatial patch)"
+                )
+        for name, stage in self.stages.items():
+            if stage.batch_unit % self.num_workers:
+                field = "batch_size" if stage.tokens_per_batch is None else "batch_multiple"
+                raise ValueError(
+                    f"stages.{name}.{field} {stage.batch_unit} must be a multiple of "
                     f"num_workers {self.num_workers}"
                 )
         return self

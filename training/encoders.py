@@ -15,13 +15,16 @@ from modeling.text_encoder import (
     T5TextEncoder,
     TextEncoder,
 )
-from training.config import EncoderConfig, StageConfig, TrainConfig
-from training.data import FrameStore, Sample
-from training.decode import fit_to_cover
+from training.config import EncoderConfig, TrainConfig
 from training.errors import DataError, TrainError
 from training.randomness import generator_at
-from training.shards import ClipShards
 from training.step import TrainBatch
+from training.streaming.buckets import Bucket
+from training.streaming.decode import fit_to_cover
+from training.streaming.index import SampleIndex
+from training.streaming.loader import LoadedBatch
+from training.streaming.order import Sample
+from training.streaming.reading import SampleReader
 
 MAX_CACHED_CAPTIONS = 4096
 """Text features kept in memory; a caption of 40 MiniLM tokens takes about 60 kB."""
@@ -60,15 +63,16 @@ def load_encoders(
 
 
 def fit_autoencoder(
-    config: TrainConfig, shards: ClipShards, frames: FrameStore, path: Path
+    config: TrainConfig, index: SampleIndex, reader: SampleReader, path: Path
 ) -> None:
     """Fit PatchPCA on frames spread over the shards and save it; the same shards give the same file."""
-    order = torch.randperm(len(shards.clips), generator=generator_at(config.seed, "fit")).tolist()
+    order = torch.randperm(len(index), generator=generator_at(config.seed, "fit")).tolist()
+    bucket = Bucket(1, config.data.height_px, config.data.width_px)
     chosen: list[torch.Tensor] = []
-    for index in order[:FIT_CLIPS]:
-        clip = shards.clips[index]
+    for row in order[:FIT_CLIPS]:
+        clip = index.clip(row)
         places = torch.linspace(0, clip.num_frames - 1, FIT_FRAMES_PER_CLIP).long().unique()
-        chosen.append(torch.from_numpy(frames.frames(clip, places.tolist())))
+        chosen.append(torch.from_numpy(reader.frames(clip, places.tolist(), bucket)))
     pca = PatchPCA.fit(
         torch.cat(chosen), latent_channels=config.model.latent_channels, seed=config.seed
     )
@@ -78,41 +82,42 @@ def fit_autoencoder(
 
 
 class BatchEncoder:
-    """Samples to batches on a device. Text features are kept, since captions return every epoch."""
+    """What was loaded to batches on a device. Text features are kept, since captions return every epoch."""
 
-    def __init__(
-        self,
-        encoders: FrozenEncoders,
-        frames: FrameStore,
-        config: TrainConfig,
-        stage: StageConfig,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, encoders: FrozenEncoders, device: torch.device) -> None:
         self._encoders = encoders
-        self._frames = frames
-        self._data = config.data
-        self._stage = stage
         self._device = device
         self._text_of: dict[str, TextFeatures] = {}
 
-    def encode(self, samples: Sequence[Sample]) -> TrainBatch:
-        """Read, decode and encode the samples; in a `stiv` stage some latent frames are given.
-
-        Raises:
-            DataError: a clip cannot be decoded.
-        """
-        clips = [self._frames.frames(sample.clip, sample.frame_indices) for sample in samples]
-        frames_BFHWC = torch.stack([torch.from_numpy(clip) for clip in clips])
-        latents = self._encoders.autoencoder.encode(frames_BFHWC.to(self._device))
-        given_BF = torch.tensor([sample.given for sample in samples])
-        text = concatenate_text([self._text(sample.caption) for sample in samples])
+    def encode(self, loaded: LoadedBatch) -> TrainBatch:
+        """Encode what is not encoded yet; in a `stiv` stage some latent frames are given."""
+        texts = [
+            self._text(sample.caption) if text is None else text
+            for sample, text in zip(loaded.samples, loaded.texts, strict=True)
+        ]
+        latents = self._latents(loaded)
         conditions = Conditions(
-            text=text,
-            micro=self._micro_conditions(samples),
-            given_BF=given_BF,
+            text=concatenate_text([text.to(torch.device("cpu")) for text in texts]),
+            micro=_micro_conditions(loaded.samples, loaded.bucket),
+            given_BF=torch.tensor([sample.given for sample in loaded.samples]),
             given_latents_BCFHW=latents,
         )
         return TrainBatch(latents, conditions).to(self._device)
+
+    def _latents(self, loaded: LoadedBatch) -> torch.Tensor:
+        """In the order of the samples, of which some may be encoded before and some now."""
+        parts: list[torch.Tensor] = []
+        places: list[int] = []
+        if loaded.frames_NFHWC is not None:
+            parts.append(self._encoders.autoencoder.encode(loaded.frames_NFHWC.to(self._device)))
+            places += [i for i, s in enumerate(loaded.samples) if s.clip.media != "latents"]
+        if loaded.latents_NFCHW is not None:
+            parts.append(loaded.latents_NFCHW.to(self._device).float().transpose(1, 2))
+            places += [i for i, s in enumerate(loaded.samples) if s.clip.media == "latents"]
+        together = torch.cat(parts)
+        if places == sorted(places):
+            return together
+        return together[torch.tensor(places, device=together.device).argsort()]
 
     def _text(self, caption: str) -> TextFeatures:
         features = self._text_of.get(caption)
@@ -122,29 +127,36 @@ class BatchEncoder:
                 self._text_of[caption] = features
         return features
 
-    def _micro_conditions(self, samples: Sequence[Sample]) -> MicroConditions:
-        facts = [
-            micro_conditions(
-                (sample.clip.original_height_px, sample.clip.original_width_px),
-                (self._data.height_px, self._data.width_px),
-                stride=sample.stride,
-                num_frames=self._stage.num_frames,
-            )
-            for sample in samples
-        ]
-        return MicroConditions(
-            original_size_B2=torch.cat([fact.original_size_B2 for fact in facts]),
-            crop_top_left_B2=torch.cat([fact.crop_top_left_B2 for fact in facts]),
-            sampling_stride_B=torch.cat([fact.sampling_stride_B for fact in facts]),
-            num_frames_B=torch.cat([fact.num_frames_B for fact in facts]),
+
+def _micro_conditions(samples: Sequence[Sample], bucket: Bucket) -> MicroConditions:
+    facts = [
+        micro_conditions(
+            (sample.clip.original_height_px, sample.clip.original_width_px),
+            (bucket.height_px, bucket.width_px),
+            stride=sample.stride,
+            num_frames=bucket.num_frames,
+            crop=sample.crop,
         )
+        for sample in samples
+    ]
+    return MicroConditions(
+        original_size_B2=torch.cat([fact.original_size_B2 for fact in facts]),
+        crop_top_left_B2=torch.cat([fact.crop_top_left_B2 for fact in facts]),
+        sampling_stride_B=torch.cat([fact.sampling_stride_B for fact in facts]),
+        num_frames_B=torch.cat([fact.num_frames_B for fact in facts]),
+    )
 
 
 def micro_conditions(
-    original_px: tuple[int, int], trained_px: tuple[int, int], *, stride: int, num_frames: int
+    original_px: tuple[int, int],
+    trained_px: tuple[int, int],
+    *,
+    stride: int,
+    num_frames: int,
+    crop: tuple[float, float] | None = None,
 ) -> MicroConditions:
     """A batch of one (STIV section 2.1), from (height, width) of the source and of the training frames."""
-    fit = fit_to_cover(*original_px, *trained_px)
+    fit = fit_to_cover(original_px, trained_px, crop)
     return MicroConditions(
         original_size_B2=torch.tensor([original_px], dtype=torch.float32),
         crop_top_left_B2=torch.tensor([[fit.top_px, fit.left_px]], dtype=torch.float32),

@@ -18,11 +18,11 @@ from modeling.sampler import SamplingTask, sample
 from modeling.stiv import STIV
 from training.checkpoint import STATE_NAME, file_sha256, load_average, write_json
 from training.config import LATENT_DOWNSAMPLING, TrainConfig
-from training.decode import fit_to_cover
 from training.encoders import load_encoders, micro_conditions
 from training.errors import GenerateError
 from training.randomness import derive_seed, generator_at
 from training.run_directory import RunDirectory, StageResult
+from training.streaming.decode import fit_to_cover
 from training.video_file import enlarge, write_contact_sheet, write_video
 
 IDENTICAL_PSNR_DB = 100.0
@@ -181,7 +181,7 @@ def read_image(path: Path, config: TrainConfig) -> Tensor:
         raise GenerateError(
             f"{path} cannot be read as an image ({error}); give a PNG or JPEG"
         ) from error
-    fit = fit_to_cover(image.height, image.width, height_px, width_px)
+    fit = fit_to_cover((image.height, image.width), (height_px, width_px))
     size = (fit.resized_width_px, fit.resized_height_px)
     box = (fit.left_px, fit.top_px, fit.left_px + width_px, fit.top_px + height_px)
     frame = np.array(image.resize(size, Image.Resampling.BICUBIC).crop(box))

@@ -26,11 +26,16 @@ from training.config import TrainConfig
 from training.errors import TrainError, TrainingError
 from training.loop import Worker, prepare_run, train_stage
 from training.run_directory import RunDirectory, TrainResult
+from training.streaming.loader import read_ahead_mb
+from training.streaming.shards import dataset_names
 
 logger = logging.getLogger(__name__)
 
 ProgressCallback = Callable[[str, int, int, float], None]
 """Called with (stage, steps done, steps in all, loss) from a thread of the driver."""
+
+PlanCallback = Callable[[str, str], None]
+"""Called before training with each stage and what it will train on, as a table."""
 
 MAX_WORKER_FAILURES = 1
 """A stage goes on from its latest checkpoint this many times after a worker died."""
@@ -41,10 +46,11 @@ CPUS_PER_WORKER = 0.5
 
 def fit(
     config: TrainConfig,
-    dataset_dirs: Sequence[Path],
+    datasets: Sequence[str | Path],
     run_dir: Path,
     *,
     resume: bool = False,
+    on_plan: PlanCallback = lambda _name, _table: None,
     on_progress: ProgressCallback | None = None,
 ) -> TrainResult:
     """Train every stage that is not finished yet, in order. Ray must be initialised by the caller.
@@ -59,16 +65,18 @@ def fit(
     """
     if not ray.is_initialized():
         raise TrainError("Ray is not running in this process; call ray.init() before fit()")
-    dataset_dirs = [path.resolve() for path in dataset_dirs]
+    names = dataset_names(datasets)
     run = RunDirectory(run_dir.resolve())
-    prepare_run(config, dataset_dirs, run.path)
+    for name, plan in prepare_run(config, names, run.path).items():
+        ahead_mb = read_ahead_mb(plan, config.data, config.num_workers)
+        on_plan(name, f"{plan.table()}\nread ahead: at most {ahead_mb:.0f} MiB in each worker")
     if not resume:
         _refuse_unfinished(config, run)
     unfinished = [name for name in config.stages if run.stage(name).result() is None]
     if unfinished:
         num_steps = {name: config.stages[name].num_steps for name in unfinished}
         with _reported(run, num_steps, on_progress):
-            _fit_stages(config, unfinished, dataset_dirs, run)
+            _fit_stages(config, unfinished, names, run)
     results = [run.stage(name).result() for name in config.stages]
     return TrainResult(
         run_dir=run.path, stages=tuple(result for result in results if result is not None)
@@ -86,7 +94,7 @@ def _refuse_unfinished(config: TrainConfig, run: RunDirectory) -> None:
 
 
 def _fit_stages(
-    config: TrainConfig, names: Sequence[str], dataset_dirs: Sequence[Path], run: RunDirectory
+    config: TrainConfig, names: Sequence[str], datasets: Sequence[str], run: RunDirectory
 ) -> None:
     """One group of workers for all of them: to start a group takes as long as a small stage."""
     trainer = TorchTrainer(
@@ -94,7 +102,7 @@ def _fit_stages(
         train_loop_config={
             "config": config.model_dump_json(),
             "stages": list(names),
-            "dataset_dirs": [str(path) for path in dataset_dirs],
+            "datasets": list(datasets),
             "run_dir": str(run.path),
         },
         torch_config=TorchConfig(backend="nccl" if config.device == "cuda" else "gloo"),
@@ -135,12 +143,11 @@ def _train_worker(settings: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     assert isinstance(device, torch.device), "one device per worker is asked for"
     run = RunDirectory(Path(settings["run_dir"]))
-    dataset_dirs = [Path(path) for path in settings["dataset_dirs"]]
     worker = Worker(context.get_world_rank(), context.get_world_size(), device)
     for name in settings["stages"]:
         # After the restart of a worker group, the stages before the interrupted one are finished.
         if run.stage(name).result() is None:
-            train_stage(config, name, dataset_dirs, run.path, worker)
+            train_stage(config, name, settings["datasets"], run.path, worker)
             _wait_for_all(worker)
 
 

@@ -16,13 +16,17 @@ from torch.nn.parallel import DistributedDataParallel
 from modeling.conditioning import TextFeatures
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import OptimizerConfig, StageConfig, TrainConfig
-from training.data import ClipPlan, FrameStore, SampleOrder, plan_clips, rank_positions
 from training.encoders import BatchEncoder, fit_autoencoder, load_encoders
 from training.errors import TrainError
+from training.latent_sets import adopt_encoders
 from training.run_directory import RunDirectory, StageDirectory, StageResult
-from training.shards import ClipShards
 from training.state import set_learning_rate, start_state
-from training.step import StepLoss, TrainBatch, draw_step, stage_loss
+from training.step import BatchSlice, StepLoss, TrainBatch, draw_step, stage_loss
+from training.streaming.buckets import StagePlan, plan_stage
+from training.streaming.index import SampleIndex
+from training.streaming.loader import BatchLoader, resident_mb
+from training.streaming.order import SampleOrder
+from training.streaming.reading import SampleReader
 from training.telemetry import StepMetrics, Telemetry, bin_losses, mean_of_tenth
 
 logger = logging.getLogger(__name__)
@@ -39,39 +43,40 @@ class Worker:
 
 @dataclass(frozen=True)
 class StageData:
-    """One worker's batches of a stage."""
+    """What one worker reads a stage with."""
 
-    plan: ClipPlan
-    order: SampleOrder
+    plan: StagePlan
+    loader: BatchLoader
     encoder: BatchEncoder
     null_text: TextFeatures
 
-    def batch(self, positions: range) -> TrainBatch:
-        return self.encoder.encode([self.order.sample(position) for position in positions])
 
-
-def prepare_run(config: TrainConfig, dataset_dirs: Sequence[Path], run_dir: Path) -> None:
+def prepare_run(
+    config: TrainConfig, datasets: Sequence[str | Path], run_dir: Path
+) -> dict[str, StagePlan]:
     """Check config, shards and run directory once for all stages, and fit the autoencoder if need be.
+
+    Gives what each stage will train on.
 
     Raises:
         DataError: the shards are broken, or hold no usable clip for a stage.
         TrainError: the directory holds another run.
     """
-    shards = ClipShards.open(dataset_dirs)
-    for name, stage in config.stages.items():
-        plan = plan_clips(shards, stage.num_frames, config.data.sampling_stride, stage.subset)
-        logger.info("stage %s: %s", name, plan.summary())
     run = RunDirectory(run_dir)
-    run.claim(config, shards.fingerprint)
+    index = SampleIndex.open(datasets, run.index)
+    plans = {name: _plan(index, config, name) for name in config.stages}
+    run.claim(config, index.fingerprint)
+    adopt_encoders(config, index.datasets, run.autoencoder)
     if config.encoders.autoencoder == "patch_pca" and not run.autoencoder.exists():
-        frames = FrameStore(run.frames, shards, config.data)
-        fit_autoencoder(config, shards, frames, run.autoencoder)
+        reader = SampleReader(index, config.data, run.frames)
+        fit_autoencoder(config, index, reader, run.autoencoder)
+    return plans
 
 
 def train_stage(
     config: TrainConfig,
     stage_name: str,
-    dataset_dirs: Sequence[Path],
+    datasets: Sequence[str | Path],
     run_dir: Path,
     worker: Worker | None = None,
 ) -> None:
@@ -89,7 +94,7 @@ def train_stage(
     directory = run.stage(stage_name)
     settings = {"stage": stage_name, "train": config.identity()}
 
-    data = _open_data(config, stage_name, dataset_dirs, run, worker)
+    data = _open_data(config, stage_name, datasets, run, worker)
     state = start_state(config, stage_name, run, worker.device)
     first_step, seconds = 0, 0.0
     snapshot = load_checkpoint(directory.checkpoints, settings=settings)
@@ -100,15 +105,15 @@ def train_stage(
     telemetry = Telemetry(directory, first_step) if worker.rank == 0 else None
 
     with closing(telemetry) if telemetry else nullcontext():
+        batches = data.loader.batches(first_step, stage.num_steps)
         for step in range(first_step, stage.num_steps):
             started_s = time.perf_counter()
-            positions = rank_positions(step, stage.batch_size, worker.rank, worker.world_size)
-            batch = data.batch(positions)
+            loaded = next(batches)
             data_wait_s = time.perf_counter() - started_s
+            batch = data.encoder.encode(loaded)
 
-            result = _forward_backward(
-                network, config, stage_name, positions, batch, data.null_text
-            )
+            slice_ = BatchSlice(step, loaded.batch_size, loaded.places)
+            result = _forward_backward(network, config, stage_name, slice_, batch, data.null_text)
             grad_norm = nn.utils.clip_grad_norm_(
                 network.parameters(), stage.optimizer.max_grad_norm
             )
@@ -125,7 +130,7 @@ def train_stage(
             seconds += step_s
             if telemetry is None:
                 continue
-            num_tokens = stage.batch_size * math.prod(_token_grid(config, stage_name, batch))
+            num_tokens = loaded.batch_size * math.prod(_token_grid(config, stage_name, batch))
             metrics = StepMetrics(
                 step=step + 1,
                 loss=loss,
@@ -133,6 +138,8 @@ def train_stage(
                 grad_norm=float(grad_norm),
                 tokens_per_s=num_tokens / step_s,
                 data_wait_s=data_wait_s,
+                num_skipped=data.loader.num_skipped,
+                peak_memory_mb=resident_mb(),
                 step_s=step_s,
                 loss_by_timestep=loss_by_timestep,
             )
@@ -157,22 +164,34 @@ def warmed_up(optimizer: OptimizerConfig, step: int) -> float:
     return optimizer.learning_rate * min(1.0, (step + 1) / optimizer.warmup_steps)
 
 
+def _plan(index: SampleIndex, config: TrainConfig, stage_name: str) -> StagePlan:
+    model = config.model_of(stage_name)
+    patches = (model.temporal_patch, model.spatial_patch)
+    return plan_stage(index, config.stages[stage_name], config.data, patches)
+
+
 def _open_data(
     config: TrainConfig,
     stage_name: str,
-    dataset_dirs: Sequence[Path],
+    datasets: Sequence[str | Path],
     run: RunDirectory,
     worker: Worker,
 ) -> StageData:
-    stage = config.stages[stage_name]
-    shards = ClipShards.open(dataset_dirs)
-    plan = plan_clips(shards, stage.num_frames, config.data.sampling_stride, stage.subset)
+    index = SampleIndex.open(datasets, run.index)
+    plan = _plan(index, config, stage_name)
+    key = (config.seed, stage_name)
+    order = SampleOrder(index, plan, key, config.stages[stage_name], config.data)
     encoders = load_encoders(config, run.autoencoder, worker.device)
-    frames = FrameStore(run.frames, shards, config.data)
     return StageData(
         plan=plan,
-        order=SampleOrder(plan, (config.seed, stage_name), stage, config.data),
-        encoder=BatchEncoder(encoders, frames, config, stage, worker.device),
+        loader=BatchLoader(
+            order,
+            SampleReader(index, config.data, run.frames),
+            config.data,
+            rank=worker.rank,
+            world_size=worker.world_size,
+        ),
+        encoder=BatchEncoder(encoders, worker.device),
         null_text=encoders.null_text.to(worker.device),
     )
 
@@ -192,7 +211,7 @@ def _forward_backward(
     network: nn.Module,
     config: TrainConfig,
     stage_name: str,
-    positions: range,
+    slice_: BatchSlice,
     batch: TrainBatch,
     null_text: TextFeatures,
 ) -> StepLoss:
@@ -201,7 +220,7 @@ def _forward_backward(
     draws = draw_step(
         config.stages[stage_name],
         (config.seed, stage_name),
-        positions,
+        slice_,
         batch.latents_BCFHW.shape[1:],
         _token_grid(config, stage_name, batch),
     ).to(device)
@@ -241,7 +260,7 @@ def _check_finite(loss: float, grad_norm: float, step: int, stage_name: str) -> 
 
 
 def _stage_result(
-    config: TrainConfig, stage_name: str, plan: ClipPlan, losses: Sequence[float], seconds: float
+    config: TrainConfig, stage_name: str, plan: StagePlan, losses: Sequence[float], seconds: float
 ) -> StageResult:
     stage = config.stages[stage_name]
     checkpoint = StageDirectory(Path(stage_name)).checkpoints / f"step-{stage.num_steps:06d}"
@@ -253,10 +272,10 @@ def _stage_result(
         last_loss=mean_of_tenth(losses, last=True),
         seconds=seconds,
         checkpoint=str(checkpoint),
-        playback_fps=plan.median_fps / config.data.sampling_stride,
-        original_height_px=plan.median_height_px,
-        original_width_px=plan.median_width_px,
-        num_clips=len(plan.clips),
+        playback_fps=plan.playback.fps / config.data.sampling_stride,
+        original_height_px=plan.playback.height_px,
+        original_width_px=plan.playback.width_px,
+        num_clips=plan.num_samples,
         num_clips_too_short=plan.num_too_short,
         num_clips_without_caption=plan.num_without_caption,
     )

@@ -2,6 +2,7 @@
 
 RUN/config.json                  resolved config and the fingerprint of the shards
 RUN/autoencoder.safetensors      the PatchPCA fitted on them, where the config names it
+RUN/index/                       which samples there are; may be deleted
 RUN/frames/                      decoded frames at training size; may be deleted
 RUN/<stage>/metrics.jsonl        one line per optimizer step
 RUN/<stage>/tensorboard/         the same as TensorBoard events
@@ -95,6 +96,7 @@ class RunDirectory:
         self.config = path / "config.json"
         self.autoencoder = path / "autoencoder.safetensors"
         self.frames = path / "frames"
+        self.index = path / "index"
 
     def stage(self, name: str) -> StageDirectory:
         return StageDirectory(self.path / name)

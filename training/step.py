@@ -39,6 +39,15 @@ class TrainBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchSlice:
+    """Which part of which global batch a worker has."""
+
+    step: int
+    batch_size: int
+    places: range
+
+
+@dataclass(frozen=True, slots=True)
 class StepDraws:
     """The random numbers of one worker's slice of a step."""
 
@@ -72,28 +81,26 @@ class StepLoss:
 def draw_step(
     stage: StageConfig,
     key: tuple[int, str],
-    positions: range,
+    slice_: BatchSlice,
     latent_shape: torch.Size,
     token_grid: tuple[int, int, int],
 ) -> StepDraws:
-    """The draws for some positions of a stage: a function of (seed, stage, position) alone.
+    """The draws for a slice of a global batch: a function of (seed, stage, step, place) alone.
 
-    Noise is drawn per position; timesteps and dropout for the whole global batch, of which the slice
-    is taken. `positions` lie within one global batch. `latent_shape` is (C, F, H, W), `token_grid`
-    the temporal positions, rows and columns of tokens.
+    Noise is drawn per place; timesteps and dropout for the whole global batch, of which the slice is
+    taken. `latent_shape` is (C, F, H, W), `token_grid` the temporal positions, rows and columns of tokens.
     """
-    batch_size = stage.batch_size
-    step, start = divmod(positions.start, batch_size)
-    mine = slice(start, start + len(positions))
-    generator = generator_at(*key, "step", step)
+    batch_size = slice_.batch_size
+    mine = slice(slice_.places.start, slice_.places.stop)
+    generator = generator_at(*key, "step", slice_.step)
     t_B = stratified_timesteps(batch_size, stage.timesteps, generator)
     t_B = shift_timesteps(t_B, stage.timestep_shift)
     drop_text_B = draw_dropout(batch_size, stage.text_dropout_prob, generator)
     drop_image_B = draw_dropout(batch_size, stage.image_dropout_prob, generator)
     kept = _draw_kept(stage, token_grid, generator)
     noise = [
-        torch.randn(latent_shape, generator=generator_at(*key, "noise", position))
-        for position in positions
+        torch.randn(latent_shape, generator=generator_at(*key, "noise", slice_.step, place))
+        for place in slice_.places
     ]
     return StepDraws(
         t_B=t_B[mine],

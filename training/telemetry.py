@@ -29,7 +29,10 @@ class StepMetrics:
     tokens_per_s: float
     """Tokens of the global batch, masked ones included, over the wall time of the step."""
     data_wait_s: float
-    """Of the first worker."""
+    """For the batch to be read; of the first worker, like the next two."""
+    num_skipped: int
+    """Samples that could not be read since the stage was started or resumed."""
+    peak_memory_mb: float
     step_s: float
     loss_by_timestep: tuple[float | None, ...]
     """Mean loss of the samples in each quarter of t from noise to data; None where none fell."""
@@ -51,7 +54,14 @@ class Telemetry:
 
     def log(self, metrics: StepMetrics) -> None:
         self._lines.write(json.dumps(asdict(metrics)) + "\n")
-        for name in ("loss", "learning_rate", "grad_norm", "tokens_per_s", "data_wait_s"):
+        for name in (
+            "loss",
+            "learning_rate",
+            "grad_norm",
+            "tokens_per_s",
+            "data_wait_s",
+            "peak_memory_mb",
+        ):
             self._events.add_scalar(name, getattr(metrics, name), metrics.step)
         for place, loss in enumerate(metrics.loss_by_timestep):
             if loss is not None:

@@ -8,7 +8,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from training.decode import FramesFHWC
+from training.streaming.decode import FramesFHWC
 
 MIN_SHOWN_HEIGHT_PX = 256
 CONTACT_SHEET_COLUMNS = 4

@@ -7,6 +7,7 @@ from modeling.masking import KeptPositions
 from tests.training.builders import tiny_config, tiny_stage
 from training.config import StageConfig
 from training.step import (
+    BatchSlice,
     StepDraws,
     StepLoss,
     TrainBatch,
@@ -56,7 +57,10 @@ class Oracle(nn.Module):
 
 
 def draws_for(stage: StageConfig, positions: range) -> StepDraws:
-    return draw_step(stage, KEY, positions, SHAPE, (2, 2, 3))
+    """`positions` count over the global batches of the stage."""
+    step, start = divmod(positions.start, stage.batch_size)
+    slice_ = BatchSlice(step, stage.batch_size, range(start, start + len(positions)))
+    return draw_step(stage, KEY, slice_, SHAPE, (2, 2, 3))
 
 
 def loss_of(stage: StageConfig, oracle: nn.Module, batch: TrainBatch, draws: StepDraws) -> StepLoss:

@@ -16,6 +16,8 @@ def metrics(step: int) -> StepMetrics:
         grad_norm=0.5,
         tokens_per_s=100.0,
         data_wait_s=0.01,
+        num_skipped=0,
+        peak_memory_mb=100.0,
         step_s=0.1,
         loss_by_timestep=(1.0, None, 2.0, 3.0),
     )

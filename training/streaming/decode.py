@@ -10,12 +10,13 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FramesFHWC = NDArray[np.uint8]
 
 # What calls itself a clip may be a playlist that names other files or addresses: only containers that hold their own
 # data are opened.
-_OPTIONS = {"protocol_whitelist": "none", "format_whitelist": "mov,mp4,matroska,webm,avi"}
+MEDIA_OPTIONS = {"protocol_whitelist": "none", "format_whitelist": "mov,mp4,matroska,webm,avi"}
 
 
 class ClipDecodeError(Exception):
@@ -33,39 +34,68 @@ class Fit:
     """The crop starts here, in pixels of the resized frame."""
 
 
-def fit_to_cover(height_px: int, width_px: int, target_height_px: int, target_width_px: int) -> Fit:
-    """The smallest resize that keeps the aspect ratio and covers the target, cropped at the centre."""
-    scale = max(target_height_px / height_px, target_width_px / width_px)
-    resized_height_px = max(target_height_px, round(height_px * scale))
-    resized_width_px = max(target_width_px, round(width_px * scale))
-    return Fit(
-        resized_height_px=resized_height_px,
-        resized_width_px=resized_width_px,
-        top_px=(resized_height_px - target_height_px) // 2,
-        left_px=(resized_width_px - target_width_px) // 2,
-    )
+def fit_to_cover(
+    size_px: tuple[int, int], target_px: tuple[int, int], crop: tuple[float, float] | None = None
+) -> Fit:
+    """The smallest resize that keeps the aspect ratio and covers the target; sizes are (height, width).
+
+    `crop` says where the crop lies in the room that is left, from 0 to below 1 each; at the centre if None.
+    """
+    scale = max(target_px[0] / size_px[0], target_px[1] / size_px[1])
+    resized_px = [max(t, round(s * scale)) for s, t in zip(size_px, target_px, strict=True)]
+    room = [r - t for r, t in zip(resized_px, target_px, strict=True)]
+    at = [r // 2 for r in room]
+    if crop is not None:
+        at = [min(r, int(place * (r + 1))) for r, place in zip(room, crop, strict=True)]
+    return Fit(resized_px[0], resized_px[1], at[0], at[1])
 
 
-def decode_frames(video: bytes, wanted: Sequence[int], height_px: int, width_px: int) -> FramesFHWC:
-    """The wanted frames (ascending indices) of a clip, resized and cropped to height x width.
+def decode_frames(
+    video: bytes,
+    wanted: Sequence[int],
+    size_px: tuple[int, int],
+    crop: tuple[float, float] | None = None,
+) -> FramesFHWC:
+    """The wanted frames (ascending indices) of a clip, resized and cropped to a size (height, width).
 
     Raises:
         ClipDecodeError: not a readable video, or a wanted frame lies beyond its end.
     """
-    source_height_px, source_width_px = _frame_size(video)
-    fit = fit_to_cover(source_height_px, source_width_px, height_px, width_px)
+    fit = fit_to_cover(_frame_size(video), size_px, crop)
     try:
         resized = _decode_with_decord(video, wanted, fit)
     except (decord.DECORDError, decord.DECORDLimitReachedError):
         resized = _decode_with_pyav(video, wanted, fit)
-    rows = slice(fit.top_px, fit.top_px + height_px)
-    columns = slice(fit.left_px, fit.left_px + width_px)
-    return np.ascontiguousarray(resized[:, rows, columns])
+    return _cut(resized, fit, size_px)
+
+
+def decode_image(
+    data: bytes, size_px: tuple[int, int], crop: tuple[float, float] | None = None
+) -> FramesFHWC:
+    """An image as a clip of one frame.
+
+    Raises:
+        ClipDecodeError: it is no readable image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            image = ImageOps.exif_transpose(opened).convert("RGB")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
+        raise ClipDecodeError(f"is not a readable image ({error})") from error
+    fit = fit_to_cover((image.height, image.width), size_px, crop)
+    resized = image.resize((fit.resized_width_px, fit.resized_height_px), Image.Resampling.BICUBIC)
+    return _cut(np.asarray(resized)[None], fit, size_px)
+
+
+def _cut(frames: FramesFHWC, fit: Fit, size_px: tuple[int, int]) -> FramesFHWC:
+    rows = slice(fit.top_px, fit.top_px + size_px[0])
+    columns = slice(fit.left_px, fit.left_px + size_px[1])
+    return np.ascontiguousarray(frames[:, rows, columns])
 
 
 def _frame_size(video: bytes) -> tuple[int, int]:
     try:
-        with av.open(io.BytesIO(video), mode="r", options=_OPTIONS) as container:
+        with av.open(io.BytesIO(video), mode="r", options=MEDIA_OPTIONS) as container:
             if not container.streams.video:
                 raise ClipDecodeError("holds no video stream")
             context = container.streams.video[0].codec_context
@@ -93,7 +123,7 @@ def _decode_with_pyav(video: bytes, wanted: Sequence[int], fit: Fit) -> FramesFH
     frames: list[NDArray[np.uint8]] = []
     num_decoded = 0
     try:
-        with av.open(io.BytesIO(video), mode="r", options=_OPTIONS) as container:
+        with av.open(io.BytesIO(video), mode="r", options=MEDIA_OPTIONS) as container:
             for num_decoded, frame in enumerate(container.decode(video=0), start=1):
                 if num_decoded - 1 in left:
                     left.remove(num_decoded - 1)

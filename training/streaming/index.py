@@ -1,0 +1,215 @@
+"""The index of samples: one row each, in columns that are mapped into memory and not read.
+
+A million rows open in milliseconds, in every worker, and are held in memory once for all of them. What an index is made
+from is written beside it piece by piece, so that a shard without an index of its own is read once, and a build that was
+killed goes on.
+"""
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from training.errors import DataError
+from training.randomness import derive_seed
+from training.streaming.describing import describe_shard
+from training.streaming.rows import SCHEMA
+from training.streaming.shards import Shard, dataset_names, find_shards
+
+Media = Literal["video", "image", "latents"]
+_VERSION = "index-v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One sample of the shards: where its bytes are and the facts training uses. An image is a clip of one frame."""
+
+    row: int
+    """In the index."""
+    clip_id: str
+    location: str
+    """Of the shard."""
+    media: Media
+    offset: int
+    size_bytes: int
+    caption: str
+    original_caption: str | None
+    """What came with the source, where something did."""
+    num_frames: int
+    fps: float
+    original_height_px: int
+    original_width_px: int
+    subsets: tuple[str, ...]
+    latent_shape_CHW: tuple[int, int, int]
+    """Zeros unless `media` is `latents`."""
+    text_offset: int
+    text_size_bytes: int
+
+
+class SampleIndex:
+    """Every sample of one or several data sets, in the order of their shards."""
+
+    def __init__(self, table: pa.Table, path: Path | None = None) -> None:
+        self._table, self._path = table, path
+        facts = json.loads(table.schema.metadata[b"index"])
+        self.locations: list[str] = facts["locations"]
+        self.identities: list[str] = facts["identities"]
+        """Of each shard, which change with its bytes."""
+        self.datasets: list[str] = facts["datasets"]
+        self.fingerprint: str = facts["fingerprint"]
+        """Changes with the bytes or the order of any shard, not with where they lie."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A loader process maps the file anew."""
+        return (_mapped, (self._path,)) if self._path else (SampleIndex, (self._table,))
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    @classmethod
+    def open(cls, datasets: Sequence[str | Path], folder: Path | None = None) -> "SampleIndex":
+        """Index the data sets, or map the index of the same shards that lies in `folder` already.
+
+        Raises:
+            DataError: a data set has no shards, or one of them is broken or of another version.
+        """
+        names = dataset_names(datasets)
+        found = [find_shards(name) for name in names]
+        fingerprint = f"{derive_seed(_VERSION, *(fingerprint for _, fingerprint in found)):016x}"
+        locations = [shard.location for shards, _ in found for shard in shards]
+        facts = {
+            "datasets": names,
+            "locations": locations,
+            "identities": [shard.identity for shards, _ in found for shard in shards],
+            "fingerprint": fingerprint,
+        }
+        # Where shards lie may change from run to run, which is why it is part of the file's name.
+        path = folder and folder / f"{derive_seed(json.dumps(facts)):016x}.arrow"
+        if path is None or not path.exists():
+            table = _build([shards for shards, _ in found], folder)
+            table = table.replace_schema_metadata({"index": json.dumps(facts)})
+            if not table.num_rows:
+                raise DataError(
+                    f"no clips in {', '.join(names) or 'no data set'}; "
+                    "build the data set first, or loosen its filters"
+                )
+            if path is None:
+                return cls(table.combine_chunks())
+            _write(path, table)
+        return _mapped(path)
+
+    def numbers(self, column: str) -> NDArray[np.int64]:
+        """One of the columns of numbers."""
+        array = self._table.column(column).combine_chunks()
+        return np.asarray(array.to_numpy(zero_copy_only=False))
+
+    def has_caption(self) -> NDArray[np.bool_]:
+        return self.numbers("has_caption").astype(np.bool_)
+
+    def in_subset(self, subset: str) -> NDArray[np.bool_]:
+        names, rows = self._memberships
+        chosen = np.zeros(len(self), np.bool_)
+        chosen[rows[names == subset]] = True
+        return chosen
+
+    def subsets(self) -> list[str]:
+        """The names that any sample knows."""
+        return sorted(set(self._memberships[0].tolist()))
+
+    def clip(self, row: int) -> Clip:
+        values = self._columns
+        shape = (values["channels"][row], values["latent_height"][row], values["latent_width"][row])
+        text = self._texts
+        return Clip(
+            row=row,
+            clip_id=text["key"][row].as_py(),
+            location=self.locations[values["shard"][row]],
+            media=text["media"][row].as_py(),
+            offset=int(values["offset"][row]),
+            size_bytes=int(values["size_bytes"][row]),
+            caption=text["caption"][row].as_py(),
+            original_caption=text["original_caption"][row].as_py(),
+            num_frames=int(values["num_frames"][row]),
+            fps=float(values["fps"][row]),
+            original_height_px=int(values["height_px"][row]),
+            original_width_px=int(values["width_px"][row]),
+            subsets=tuple(text["subsets"][row].as_py()),
+            latent_shape_CHW=(int(shape[0]), int(shape[1]), int(shape[2])),
+            text_offset=int(values["text_offset"][row]),
+            text_size_bytes=int(values["text_size_bytes"][row]),
+        )
+
+    @cached_property
+    def _memberships(self) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
+        """The subsets of all samples one after another, and the row of each."""
+        column = self._table.column("subsets").combine_chunks()
+        lengths = np.diff(column.offsets.to_numpy())
+        names = column.flatten().to_numpy(zero_copy_only=False)
+        return names, np.repeat(np.arange(len(self)), lengths)
+
+    @cached_property
+    def _columns(self) -> dict[str, NDArray[np.int64]]:
+        names = [
+            f.name for f in SCHEMA if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)
+        ]
+        return {name: self.numbers(name) for name in ("dataset", "shard", *names)}
+
+    @cached_property
+    def _texts(self) -> dict[str, pa.Array]:
+        names = ("key", "media", "caption", "original_caption", "subsets")
+        return {name: self._table.column(name).combine_chunks() for name in names}
+
+
+def _mapped(path: Path) -> SampleIndex:
+    return SampleIndex(_map(path), path)
+
+
+def _build(datasets: Sequence[Sequence[Shard]], folder: Path | None) -> pa.Table:
+    parts: list[pa.Table] = []
+    number = 0
+    for dataset, shards in enumerate(datasets):
+        for shard in shards:
+            rows = _piece(shard, folder)
+            columns = {"dataset": (dataset, pa.int16()), "shard": (number, pa.int32())}
+            for name, (value, kind) in columns.items():
+                rows = rows.append_column(name, pa.repeat(pa.scalar(value, kind), rows.num_rows))
+            parts.append(rows)
+            number += 1
+    return pa.concat_tables(parts) if parts else SCHEMA.empty_table()
+
+
+def _piece(shard: Shard, folder: Path | None) -> pa.Table:
+    if folder is None:
+        return describe_shard(shard)
+    seed = derive_seed(_VERSION, shard.kind, shard.location, shard.identity)
+    path = folder / "pieces" / f"{seed:016x}.arrow"
+    if not path.exists():
+        _write(path, describe_shard(shard))
+    return _map(path)
+
+
+def _map(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as file:
+        return pa.ipc.open_file(file).read_all()
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Workers may index at the same time: each writes a file of its own, the last rename wins.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    buffer = io.BytesIO()
+    with pa.ipc.new_file(buffer, table.schema) as writer:
+        # In one batch, so that columns are mapped as they lie.
+        writer.write_table(table.combine_chunks(), max_chunksize=max(1, table.num_rows))
+    with temporary.open("wb") as file:
+        file.write(buffer.getbuffer())
+        os.fsync(file.fileno())
+    temporary.replace(path)

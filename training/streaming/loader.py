@@ -1,0 +1,197 @@
+"""The batches of one worker in order: read ahead by processes that may die, from storage that may stall."""
+
+import logging
+import resource
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from modeling.conditioning import TextFeatures
+from training.config import DataConfig
+from training.errors import DataError
+from training.streaming.buckets import Bucket, StagePlan
+from training.streaming.order import Sample, SampleOrder, rank_places
+from training.streaming.reading import ReadSample, SampleReader
+
+logger = logging.getLogger(__name__)
+
+_MAX_ATTEMPTS = 8
+"""Samples that are tried for one place of a batch before the data is held to be broken."""
+_MIN_SEEN = 1000
+"""The share of skipped samples is taken of at least so many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A sample that could not be read, and why."""
+
+    clip_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LoadedBatch:
+    """One worker's slice of a global batch, before the frozen encoders."""
+
+    step: int
+    bucket: Bucket
+    batch_size: int
+    """Of the global batch."""
+    places: range
+    """Of this slice in the global batch."""
+    samples: list[Sample]
+    frames_NFHWC: Tensor | None
+    """Of the samples that are not encoded yet, in order."""
+    latents_NFCHW: Tensor | None
+    """Of the samples that are, in order; float16."""
+    texts: list[TextFeatures | None]
+    """Of each sample, None where the caption is not encoded yet."""
+    skipped: list[Skipped]
+
+
+class BatchLoader:
+    """Iterates over the batches of the steps from one on, the same with any number of loader processes.
+
+    A process that dies, or does not give its batch in time, is replaced together with the others, and reading goes on
+    at the batch that was waited for. A sample that cannot be read is replaced by another one of its bucket, drawn as a
+    function of its place alone, and counted.
+
+    Raises:
+        DataError: too many samples cannot be read, or processes die again and again.
+    """
+
+    def __init__(
+        self,
+        order: SampleOrder,
+        reader: SampleReader,
+        data: DataConfig,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._steps = _Steps(order, reader, rank, world_size)
+        self._data = data
+        self.num_seen = 0
+        self.num_skipped = 0
+        self.num_restarts = 0
+
+    def batches(self, first_step: int, num_steps: int) -> Iterator[LoadedBatch]:
+        """The batches of the steps from `first_step` up to `num_steps`."""
+        step = first_step
+        while step < num_steps:
+            try:
+                for batch in self._read_ahead(range(step, num_steps)):
+                    self._count(batch)
+                    step = batch.step + 1
+                    yield batch
+            except RuntimeError as error:
+                # What torch raises, in words only, when a loader process died or was late.
+                if not str(error).startswith("DataLoader"):
+                    raise
+                self.num_restarts += 1
+                if self.num_restarts > self._data.max_loader_restarts:
+                    raise DataError(
+                        f"loader processes failed {self.num_restarts} times, last before step {step + 1}: "
+                        f"{error}; set data.loader_workers=0 to see the error, or raise data.timeout_s"
+                    ) from error
+                logger.warning("starting the loader again at step %d: %s", step + 1, error)
+
+    def _read_ahead(self, steps: range) -> Iterator[LoadedBatch]:
+        workers = self._data.loader_workers
+        if workers == 0:
+            for step in steps:
+                yield self._steps[step]
+            return
+        yield from DataLoader(
+            self._steps,
+            batch_size=None,
+            sampler=steps,  # pyright: ignore[reportArgumentType]  (any sequence of indices will do)
+            num_workers=workers,
+            prefetch_factor=self._data.prefetch_batches,
+            timeout=self._data.timeout_s,
+            # Forked processes would inherit the threads of Ray and torch in the middle of what they do.
+            multiprocessing_context="spawn",
+            worker_init_fn=_start_worker,
+        )
+
+    def _count(self, batch: LoadedBatch) -> None:
+        self.num_seen += len(batch.samples)
+        self.num_skipped += len(batch.skipped)
+        for skipped in batch.skipped:
+            logger.warning(
+                "step %d: skipped %s: %s", batch.step + 1, skipped.clip_id, skipped.reason
+            )
+        allowed = self._data.max_skipped_share * max(self.num_seen, _MIN_SEEN)
+        if self.num_skipped > allowed:
+            last = batch.skipped[-1]
+            raise DataError(
+                f"{self.num_skipped} of {self.num_seen} samples could not be read, more than "
+                f"data.max_skipped_share={self._data.max_skipped_share:g} allows; the last was {last.clip_id}: "
+                f"{last.reason}"
+            )
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+class _Steps(Dataset[LoadedBatch]):
+    """Step -> batch: what the loader processes run."""
+
+    def __init__(
+        self, order: SampleOrder, reader: SampleReader, rank: int, world_size: int
+    ) -> None:
+        self._order, self._reader = order, reader
+        self._rank, self._world_size = rank, world_size
+
+    def __getitem__(self, step: int) -> LoadedBatch:
+        bucket, batch_size = self._order.bucket(step)
+        places = rank_places(batch_size, self._rank, self._world_size)
+        skipped: list[Skipped] = []
+        found = [self._read(step, place, bucket, skipped) for place in places]
+        frames = [read.frames_FHWC for _, read in found if read.frames_FHWC is not None]
+        latents = [read.latents_FCHW for _, read in found if read.latents_FCHW is not None]
+        return LoadedBatch(
+            step=step,
+            bucket=bucket,
+            batch_size=batch_size,
+            places=places,
+            samples=[sample for sample, _ in found],
+            frames_NFHWC=torch.from_numpy(np.stack(frames)) if frames else None,
+            latents_NFCHW=torch.from_numpy(np.stack(latents)) if latents else None,
+            texts=[read.text for _, read in found],
+            skipped=skipped,
+        )
+
+    def _read(
+        self, step: int, place: int, bucket: Bucket, skipped: list[Skipped]
+    ) -> tuple[Sample, ReadSample]:
+        for attempt in range(_MAX_ATTEMPTS):
+            sample = self._order.sample(step, place, attempt)
+            try:
+                return sample, self._reader.read(sample, bucket)
+            except DataError as error:
+                skipped.append(Skipped(sample.clip.clip_id, str(error)))
+        raise DataError(
+            f"step {step + 1}: {_MAX_ATTEMPTS} samples one after the other could not be read, the last: "
+            f"{skipped[-1].reason}"
+        )
+
+
+def resident_mb() -> float:
+    """Peak memory of this process in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def read_ahead_mb(plan: StagePlan, data: DataConfig, world_size: int) -> float:
+    """What the decoded batches that one worker reads ahead take at most, in MiB."""
+    sizes = [
+        b.batch_size * b.bucket.num_frames * b.bucket.height_px * b.bucket.width_px * 3
+        for b in plan.buckets
+    ]
+    ahead = data.loader_workers * data.prefetch_batches + 1
+    return ahead * max(sizes) / world_size / 2**20

@@ -1,0 +1,162 @@
+"""Step -> samples, as a pure function of (shards, seed, stage, step).
+
+The number of finished steps is the whole state of the data: a run goes on with the same batches on another number of
+workers, whoever reads them. Streams are infinite and an epoch of a data set may end inside a batch, so nothing is ever
+dropped: in each epoch of a stream every sample of it comes once.
+"""
+
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+
+from modeling.conditioning import GivenFrames, given_frames
+from training.config import DataConfig, StageConfig
+from training.randomness import generator_at
+from training.streaming.buckets import Bucket, Rows, StagePlan, fitting_stride
+from training.streaming.index import Clip, SampleIndex
+from training.streaming.interleave import Interleave, permutation, whole_counts
+
+_MAX_CYCLE = 2**22
+"""Of steps; with weights that lie far apart a cycle in which every sample comes once would not end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One place of a global batch: a clip, and what of it to train on."""
+
+    clip: Clip
+    shows_original: bool
+    """Whether the caption that came with the source is shown."""
+    frame_indices: tuple[int, ...]
+    stride: int
+    crop: tuple[float, float] | None
+    """Where the crop lies between top and bottom and between left and right, from 0 to 1; None at the centre."""
+    flips: bool
+    """Left and right exchanged."""
+    given: tuple[bool, ...]
+    """For each frame, whether it is given."""
+
+    @property
+    def caption(self) -> str:
+        original = self.clip.original_caption
+        return original if self.shows_original and original is not None else self.clip.caption
+
+
+class SampleOrder:
+    """Which samples a step trains on."""
+
+    def __init__(
+        self,
+        index: SampleIndex,
+        plan: StagePlan,
+        key: tuple[int, str],
+        stage: StageConfig,
+        data: DataConfig,
+    ) -> None:
+        """`key` is (seed, stage name)."""
+        self._arguments = (index, plan, key, stage, data)
+        self._index = index
+        self._plan = plan
+        self._key = key
+        self._stage = stage
+        self._data = data
+        # As many steps as draw every sample about once.
+        steps = [bucket.share / bucket.batch_size for bucket in plan.buckets]
+        most = max(
+            b.num_samples / b.batch_size / s for b, s in zip(plan.buckets, steps, strict=True)
+        )
+        total = min(_MAX_CYCLE, max(len(steps), round(most * sum(steps))))
+        self._schedule = Interleave(whole_counts(steps, total), (*key, "schedule"))
+        self._datasets = cache(self._mix_datasets)
+        self._permutation = lru_cache(maxsize=4 * len(plan.buckets))(self._draw_permutation)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A loader process draws the order anew."""
+        return SampleOrder, self._arguments
+
+    def bucket(self, step: int) -> tuple[Bucket, int]:
+        """The shape of a step and the size of its global batch."""
+        planned = self._plan.buckets[self._schedule.at(step)[0]]
+        return planned.bucket, planned.batch_size
+
+    def sample(self, step: int, place: int, attempt: int = 0) -> Sample:
+        """The sample at one place of the global batch of a step.
+
+        `attempt` counts the samples at this place that could not be read; each has another one in its stead.
+        """
+        number, batch = self._schedule.at(step)
+        planned = self._plan.buckets[number]
+        if attempt == 0:
+            position = batch * planned.batch_size + place
+            dataset, nth = self._datasets(number).at(position)
+            rows = planned.rows[dataset]
+            epoch, rank = divmod(nth, len(rows))
+            row = int(rows[self._permutation(number, dataset, epoch)[rank]])
+        else:
+            row = self._spare(number, step, place, attempt)
+        return self._draw(self._index.clip(row), planned.bucket, (step, place, attempt))
+
+    def _spare(self, number: int, step: int, place: int, attempt: int) -> int:
+        rows = self._plan.buckets[number].rows
+        generator = generator_at(*self._key, "spare", step, place, attempt)
+        chosen = int(torch.randint(sum(map(len, rows)), (1,), generator=generator))
+        for mine in rows:
+            if chosen < len(mine):
+                return int(mine[chosen])
+            chosen -= len(mine)
+        raise AssertionError("the number is below the sum of all lengths")
+
+    def _draw(self, clip: Clip, bucket: Bucket, where: tuple[int, int, int]) -> Sample:
+        """What of the clip is trained on, drawn for one place of one step."""
+        num_frames = bucket.num_frames
+        stride = fitting_stride(clip.num_frames, num_frames, self._data.sampling_stride)
+        span = (num_frames - 1) * stride + 1
+        generator = generator_at(*self._key, "sample", *where)
+        start = int(torch.randint(clip.num_frames - span + 1, (1,), generator=generator))
+        shows_original, flips, top, left, given = torch.rand(5, generator=generator).tolist()
+        # Latents were cut out at the centre when they were made.
+        is_whole = clip.media != "latents"
+        return Sample(
+            clip=clip,
+            shows_original=clip.original_caption is not None
+            and shows_original < self._data.original_caption_prob,
+            frame_indices=tuple(range(start, start + span, stride)),
+            stride=stride,
+            crop=(top, left) if is_whole and self._data.random_crop else None,
+            flips=is_whole and flips < self._data.flip_prob,
+            given=self._given(num_frames, given),
+        )
+
+    def _given(self, num_frames: int, draw: float) -> tuple[bool, ...]:
+        which: GivenFrames = "none"
+        if self._stage.task == "stiv" and num_frames > 1:
+            which = self._stage.given[int(draw * len(self._stage.given))]
+        return tuple(given_frames(which, num_frames).tolist())
+
+    def _mix_datasets(self, number: int) -> Interleave:
+        sizes = [len(mine) for mine in self._plan.buckets[number].rows]
+        weights = self._plan.dataset_weights
+        drawn: list[float] = list(sizes)
+        if weights is not None:
+            # A data set's weight is divided among its buckets as its samples are.
+            wholes = [
+                sum(len(bucket.rows[d]) for bucket in self._plan.buckets) for d in range(len(sizes))
+            ]
+            drawn = [
+                weight * size / max(whole, 1)
+                for weight, size, whole in zip(weights, sizes, wholes, strict=True)
+            ]
+        return Interleave(whole_counts(drawn, sum(sizes)), (*self._key, "mixture", number))
+
+    def _draw_permutation(self, number: int, dataset: int, epoch: int) -> Rows:
+        size = len(self._plan.buckets[number].rows[dataset])
+        return permutation(size, *self._key, "epoch", number, dataset, epoch)
+
+
+def rank_places(batch_size: int, rank: int, world_size: int) -> range:
+    """The places of one worker's slice of a global batch."""
+    assert batch_size % world_size == 0, "the config checks this"
+    share = batch_size // world_size
+    return range(rank * share, (rank + 1) * share)

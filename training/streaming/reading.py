@@ -1,0 +1,134 @@
+"""A sample to its numbers: frames of a clip or an image, or latents that were encoded before."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeling.conditioning import TextFeatures
+from training.config import DataConfig
+from training.errors import DataError
+from training.latents import frames_of, unpack_text
+from training.streaming.buckets import Bucket
+from training.streaming.decode import ClipDecodeError, FramesFHWC, decode_frames, decode_image
+from training.streaming.index import Clip, SampleIndex
+from training.streaming.order import Sample
+from training.streaming.storage import RangeReader
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSample:
+    """Either frames (F x H x W x RGB) or latents (F x C x H x W) with the features of the caption."""
+
+    frames_FHWC: FramesFHWC | None = None
+    latents_FCHW: NDArray[np.float16] | None = None
+    text: TextFeatures | None = None
+
+
+class SampleReader:
+    """Reads and decodes samples; belongs to one thread of one process.
+
+    Whole clips at the main size of the run are kept as files in `folder`, written atomically, so that workers and stages
+    may share it: as many of the first clips as fit into `data.cache_bytes`.
+    """
+
+    def __init__(self, index: SampleIndex, data: DataConfig, folder: Path) -> None:
+        self._arguments = (index, data, folder)
+        self._data = data
+        self._folder = folder / index.fingerprint
+        self._files = RangeReader()
+        clip_bytes = index.numbers("num_frames") * (data.height_px * data.width_px * 3)
+        self._num_cached = 0
+        if data.cache_bytes and not data.random_crop:
+            self._num_cached = int(
+                np.searchsorted(np.cumsum(clip_bytes), data.cache_bytes, "right")
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A loader process opens files of its own."""
+        return SampleReader, self._arguments
+
+    def read(self, sample: Sample, bucket: Bucket) -> ReadSample:
+        """What is trained on.
+
+        Raises:
+            DataError: the clip cannot be read or decoded, or is shorter than its record says.
+        """
+        clip = sample.clip
+        if clip.media == "latents":
+            return self._read_latents(sample)
+        frames = self.frames(clip, sample.frame_indices, bucket, sample.crop)
+        if sample.flips:
+            frames = np.ascontiguousarray(frames[:, :, ::-1])
+        return ReadSample(frames_FHWC=frames)
+
+    def frames(
+        self,
+        clip: Clip,
+        indices: Sequence[int],
+        bucket: Bucket,
+        crop: tuple[float, float] | None = None,
+    ) -> FramesFHWC:
+        """Frames (uint8, F x height x width x RGB) at ascending indices of a clip.
+
+        Raises:
+            DataError: as `read`.
+        """
+        is_main_size = (bucket.height_px, bucket.width_px) == (
+            self._data.height_px,
+            self._data.width_px,
+        )
+        if clip.media != "video" or clip.row >= self._num_cached or not is_main_size:
+            return self._decode(clip, indices, bucket, crop)
+        path = self._folder / f"{clip.row:09d}.{bucket.height_px}x{bucket.width_px}.npy"
+        if not path.exists():
+            _write_array(path, self._decode(clip, range(clip.num_frames), bucket, None))
+        whole: FramesFHWC = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.ascontiguousarray(whole[list(indices)])
+
+    def _read_latents(self, sample: Sample) -> ReadSample:
+        clip = sample.clip
+        frame_bytes = clip.size_bytes // clip.num_frames
+        first, last = sample.frame_indices[0], sample.frame_indices[-1]
+        count = last - first + 1
+        # One read of the whole window: frames between those that are wanted cost less than another read.
+        offset = clip.offset + first * frame_bytes
+        data = self._files.read(clip.location, offset, count * frame_bytes)
+        window = frames_of(data, (count, *clip.latent_shape_CHW))
+        text = self._files.read(clip.location, clip.text_offset, clip.text_size_bytes)
+        return ReadSample(
+            latents_FCHW=window[:: sample.stride],
+            text=unpack_text(text, "original" if sample.shows_original else "caption"),
+        )
+
+    def _decode(
+        self,
+        clip: Clip,
+        indices: Sequence[int],
+        bucket: Bucket,
+        crop: tuple[float, float] | None,
+    ) -> FramesFHWC:
+        data = self._files.read(clip.location, clip.offset, clip.size_bytes)
+        size_px = (bucket.height_px, bucket.width_px)
+        try:
+            if clip.media == "image":
+                return decode_image(data, size_px, crop)
+            return decode_frames(data, indices, size_px, crop)
+        except ClipDecodeError as error:
+            raise DataError(
+                f"clip {clip.clip_id} of {clip.location} {error}, its record says {clip.num_frames} "
+                "frames; build the data set again"
+            ) from error
+
+
+def _write_array(path: Path, frames: FramesFHWC) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Several workers may decode the same clip at once: each writes its own file, the last rename wins.
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.save(file, frames, allow_pickle=False)
+    temporary.replace(path)
