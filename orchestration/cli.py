@@ -128,7 +128,11 @@ def stats(
 @app.command()
 def train(
     dataset: Annotated[
-        list[Path] | None, typer.Option("--dataset", help="Data set folder; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--dataset",
+            help="Data set, latents of `stiv encode`, or tars: a folder or URL; repeatable.",
+        ),
     ] = None,
     run: Annotated[Path | None, typer.Option("--run", help=_RUN_HELP)] = None,
     recipe: Annotated[str, typer.Option("--recipe", help="Named run.")] = "demo_tiny",
@@ -150,18 +154,54 @@ def train(
     if not dataset or run is None:
         raise typer.BadParameter("both --dataset and --run are needed")
     from orchestration.summary import print_training
-    from training.shards import ClipShards
+    from training.streaming.shards import find_shards
 
     # Before Ray starts, so that a typing error is answered at once.
-    ClipShards.open(dataset)
+    for name in dataset:
+        find_shards(name)
     with ray_session(ray_address), progress_reporter(console) as reporter:
         from training.launch import fit
 
         def show(stage: str, step: int, num_steps: int, loss: float) -> None:
             reporter.update(stage, step, num_steps, f"steps, loss {loss:.4f}")
 
-        result = fit(config, dataset, run, resume=resume, on_progress=show)
+        def show_plan(stage: str, table: str) -> None:
+            console.print(f"stage {stage}\n{table}\n", highlight=False, markup=False)
+
+        result = fit(config, dataset, run, resume=resume, on_plan=show_plan, on_progress=show)
     print_training(console, result)
+
+
+@app.command()
+def encode(
+    dataset: Annotated[
+        list[str], typer.Option("--dataset", help="Data set or tars: a folder or URL; repeatable.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the latent shards.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="Named training run.")] = "demo_tiny",
+    overrides: SetOption = None,
+    num_gpus: Annotated[
+        float, typer.Option("--num-gpus", min=0, help="Share of a GPU that each process holds.")
+    ] = 0.0,
+    ray_address: RayOption = LOCAL,
+) -> None:
+    """Encode clips once with the encoders of a training recipe; `stiv train --dataset OUT` then decodes nothing."""
+    from orchestration.recipe import resolve
+    from orchestration.summary import print_encoded
+    from training.recipes import RECIPES
+    from training.streaming.shards import find_shards
+
+    config = resolve(RECIPES, recipe, overrides or [])
+    for name in dataset:
+        find_shards(name)
+    with ray_session(ray_address), progress_reporter(console) as reporter:
+        from training.encode import encode as run_encode
+
+        def show(done: int, total: int) -> None:
+            reporter.update("encode", done, total, "clips")
+
+        result = run_encode(config, dataset, out, num_gpus=num_gpus, on_progress=show)
+    print_encoded(console, result)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from modeling.config import STIVConfig
 from modeling.flops import ClipShape, forward_flops, token_grid
 from modeling.stiv import STIV
 from training.config import LATENT_DOWNSAMPLING
+from training.encoding import EncodeResult
 from training.generate import GenerateResult
 from training.run_directory import TrainResult
 
@@ -141,3 +142,15 @@ def print_model(
                 f"{of_masked.train / 1e12:.2f}",
             )
     console.print(table, "operations in TFLOP a clip; a training step is forward and backward")
+
+
+def print_encoded(console: Console, result: EncodeResult) -> None:
+    lines = [
+        f"latents: {short(result.out)}",
+        f"clips: {result.num_encoded} encoded + {result.num_failed} failed + "
+        f"{result.num_without_caption} without caption",
+        f"shards: {result.num_shards} with {result.num_bytes / 2**20:.1f} MiB, "
+        f"{result.num_shards_written} of them written now in {result.seconds:.0f} s",
+    ]
+    lines += [f"failed: {failure}" for failure in result.failures]
+    console.print("\n".join(lines), highlight=False, markup=False)
