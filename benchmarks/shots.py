@@ -27,7 +27,8 @@ from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
 from data_engine.config import DecodeConfig, ShotConfig
 from data_engine.container import fit_long_side, open_video, upright_rgb
-from data_engine.shots import ShotDetector
+from data_engine.shots import CutProposer, SeenFrames, find_transitions, shots_between
+from data_engine.transitions import thumbnail
 from tests.data_engine.truth_set import (
     Film,
     Verdict,
@@ -49,13 +50,15 @@ class Result:
 
 def ours(config: ShotConfig) -> Callable[[Film, Frames], tuple[list[Pair], list[Pair]]]:
     def detect(film: Film, frames: Frames) -> tuple[list[Pair], list[Pair]]:
-        detector = ShotDetector(config, fps=len(frames) / film.duration_s)
-        for frame in frames:
-            detector.add(frame)
-        found = detector.transitions()
-        starts = [0, *(t.after for t in found)]
-        ends = [*(t.first for t in found), len(frames)]
-        shots = [(a, b) for a, b in zip(starts, ends, strict=True) if a < b]
+        proposer, fps = CutProposer(config), len(frames) / film.duration_s
+        seen = SeenFrames(
+            num_frames=len(frames),
+            thumbnails=np.stack([thumbnail(frame) for frame in frames]),
+            candidates=[cut for frame in frames for cut in proposer.add(frame)],
+            network_frames=map(proposer.network_frame, frames),
+        )
+        found = find_transitions(seen, fps, config)
+        shots = [(s.start, s.stop) for s in shots_between(found, len(frames))]
         return [(t.first, t.after) for t in found], shots
 
     return detect

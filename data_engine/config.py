@@ -82,6 +82,13 @@ class DecodeConfig(_Config):
     """How often a frame is kept and motion is measured."""
     max_stall_s: float = Field(default=300.0, gt=0)
     """A worker whose decoder makes no progress for this long ends itself; its row is tried once more."""
+    part_s: float | None = Field(default=600.0, ge=1)
+    """A longer source is decoded in parts of this length by several workers at once; None never divides one. Frames
+    around each edge are decoded twice. What comes out is the same."""
+
+    def measures(self) -> dict[str, object]:
+        """What decides the numbers, and not only where and how they are made."""
+        return self.model_dump(mode="json", exclude={"max_stall_s", "part_s"})
 
 
 class LabelConfig(_Config):

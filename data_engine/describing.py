@@ -121,7 +121,7 @@ def captions_goal(config: DataEngineConfig) -> str:
     Not where a model runs, how many are asked at a time or how long to wait for it.
     """
     return fingerprint(
-        *("captions", 2, config.decode, scorer_versions(config.scores).get("text")),
+        *("captions", 2, config.decode.measures(), scorer_versions(config.scores).get("text")),
         config.captions.model_dump(
             mode="json",
             exclude={"endpoint": _HOW_TO_REACH, "vlm": _HOW_TO_RUN, "llm": _HOW_TO_RUN},

@@ -9,7 +9,8 @@ DataEngineError
 |   `-- TableError              a table is missing, or another version wrote it
 `-- RowError                one video or clip cannot be processed; becomes a row with a reason
     |-- UnreadableSourceError   not a video, truncated, over a limit (`reason` is a short word)
-    `-- DecodeError             frames could not be decoded
+    |-- DecodeError             frames could not be decoded
+    `-- IndivisibleError        parts of a source do not fit together; it is decoded undivided
 """
 
 
@@ -60,3 +61,7 @@ class UnreadableSourceError(RowError):
 
 class DecodeError(RowError):
     """Frames of a readable source could not be decoded."""
+
+
+class IndivisibleError(RowError):
+    """A source cannot be decoded in parts; decode it undivided."""

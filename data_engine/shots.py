@@ -1,15 +1,15 @@
 """Where shots begin and end, and how shots become clips.
 
 The only module that knows PySceneDetect, whose "scene" is what everybody else calls a shot. Its detectors propose
-cuts, or `transnet.py` does; `transitions.py` checks them and finds what is gradual. All of them see frame numbers;
-times come from our own list of presentation times, so variable frame rates stay exact.
+cuts while frames come by, or `transnet.py` finds them when all have come; `transitions.py` checks the proposals and finds
+what is gradual. All of them see frame numbers; times come from our own list of presentation times, so variable frame
+rates stay exact.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,8 @@ from scenedetect.common import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
 from data_engine.config import ShotConfig
-from data_engine.transitions import Transition, TransitionFinder, join, thumbnail
-
-if TYPE_CHECKING:
-    from data_engine.transnet import TransNetDetector
+from data_engine.network_frames import check_installed, network_frame
+from data_engine.transitions import Transition, TransitionFinder, join
 
 # The adaptive detector's own limit on the absolute change of a cut, 15 by default, misses cuts between pictures of
 # like colours. What a lower one lets in besides, the check of each cut turns down.
@@ -42,52 +40,76 @@ class Span:
         return self.end_s - self.start_s
 
 
-class ShotDetector:
-    """Takes every frame of a source in order; afterwards says which runs of frames are shots.
+FRAMES_BEFORE, FRAMES_AFTER = 3, 2
+"""What `CutProposer` must see at either side of some frames to propose the same cuts among them as in the whole source.
+
+The adaptive detector compares the change at a frame with that at two frames on either side, and the first of these
+changes is against one frame more.
+"""
+
+
+class CutProposer:
+    """Takes frames in order and proposes cuts, a few frames late.
 
     Raises:
         DetectorError: `config.detector` needs a package that is not installed.
     """
 
-    def __init__(self, config: ShotConfig, fps: float) -> None:
-        self._config = config
-        self._fps = fps
+    def __init__(self, config: ShotConfig) -> None:
         self._num_frames = 0
-        self._thumbnails: list[NDArray[np.uint8]] = []
         self._scene_detector = _scene_detector(config)
-        self._network = _network(config)
-        self._candidates: set[int] = set()
+        self._has_network = config.detector == "transnetv2"
+        if self._has_network:
+            check_installed()
 
-    def add(self, frame_bgr: NDArray[np.uint8]) -> None:
-        """The next frame, HxWx3, at the size for analysis."""
-        if self._config.detector != "none":
-            self._thumbnails.append(thumbnail(frame_bgr))
-        if self._scene_detector is not None:
-            timecode = FrameTimecode(self._num_frames, fps=self._fps)
-            cuts = self._scene_detector.process_frame(timecode, frame_bgr)
-            self._candidates.update(cut.frame_num for cut in cuts)
-        if self._network is not None:
-            self._network.add(frame_bgr)
-        self._num_frames += 1
-
-    def transitions(self) -> list[Transition]:
-        """Cuts, fades and dissolves in order; runs of frames too short for a shot are part of them."""
-        if self._config.detector == "none" or self._num_frames == 0:
+    def add(self, frame_bgr: NDArray[np.uint8]) -> list[int]:
+        """The next frame, HxWx3, at the size for analysis. Gives cuts by their first new frame, counted from 0."""
+        number, self._num_frames = self._num_frames, self._num_frames + 1
+        if self._scene_detector is None:
             return []
-        finder = TransitionFinder(np.stack(self._thumbnails), self._fps, self._config)
-        if self._network is None:
-            found = finder.find(sorted(self._candidates))
-        else:
-            cuts, gradual = self._network.finish()
-            found = join([*gradual, *finder.fades(cuts)], cuts)
-        return _without_tiny_shots(found, self._num_frames, self._config.min_shot_s * self._fps)
+        # Its rate plays no part: everything is counted in frames.
+        cuts = self._scene_detector.process_frame(FrameTimecode(number, fps=25.0), frame_bgr)
+        return [cut.frame_num for cut in cuts]
 
-    def shots(self) -> list[range]:
-        """Runs of frame numbers, in order. No frame of a transition is in one."""
-        found = self.transitions()
-        starts = [0, *(transition.after for transition in found)]
-        ends = [*(transition.first for transition in found), self._num_frames]
-        return [range(a, b) for a, b in zip(starts, ends, strict=True) if a < b]
+    def network_frame(self, frame_bgr: NDArray[np.uint8]) -> bytes:
+        """What `find_transitions` needs of this frame for a network; nothing if there is none."""
+        return network_frame(frame_bgr) if self._has_network else b""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenFrames:
+    """What shots are found from: of every frame of a source, in order."""
+
+    num_frames: int
+    thumbnails: NDArray[np.uint8]
+    """N x 576; not looked at if the detector is `none`."""
+    candidates: Sequence[int]
+    """Cuts that `CutProposer` proposed."""
+    network_frames: Iterable[bytes]
+    """Of `CutProposer.network_frame`; read once, and only if there is a network."""
+
+
+def find_transitions(seen: SeenFrames, fps: float, config: ShotConfig) -> list[Transition]:
+    """Cuts, fades and dissolves in order; runs of frames too short for a shot are part of them."""
+    if config.detector == "none" or seen.num_frames == 0:
+        return []
+    finder = TransitionFinder(seen.thumbnails, fps, config)
+    if config.detector == "transnetv2":
+        # Here, because it loads torch, which no other detector needs.
+        from data_engine.transnet import find_with_network
+
+        cuts, gradual = find_with_network(seen.network_frames, config.transnetv2_threshold)
+        found = join([*gradual, *finder.fades(cuts)], cuts)
+    else:
+        found = finder.find(seen.candidates)
+    return _without_tiny_shots(found, seen.num_frames, config.min_shot_s * fps)
+
+
+def shots_between(transitions: Sequence[Transition], num_frames: int) -> list[range]:
+    """Runs of frame numbers, in order. No frame of a transition is in one."""
+    starts = [0, *(transition.after for transition in transitions)]
+    ends = [*(transition.first for transition in transitions), num_frames]
+    return [range(a, b) for a, b in zip(starts, ends, strict=True) if a < b]
 
 
 def split_into_clips(
@@ -149,15 +171,6 @@ def _scene_detector(config: ShotConfig) -> AdaptiveDetector | ContentDetector | 
     if config.detector == "content":
         return ContentDetector(threshold=config.content_threshold, min_scene_len=1)
     return None
-
-
-def _network(config: ShotConfig) -> "TransNetDetector | None":
-    if config.detector != "transnetv2":
-        return None
-    # Here, because it loads torch, which no other detector needs.
-    from data_engine.transnet import TransNetDetector
-
-    return TransNetDetector(config.transnetv2_threshold)
 
 
 def _without_tiny_shots(

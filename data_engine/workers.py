@@ -6,6 +6,7 @@ that running a row twice does no harm.
 
 import faulthandler
 import json
+import shutil
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,13 +18,15 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from data_engine.clips import CutSource as SourceClips
 from data_engine.config import DataEngineConfig
 from data_engine.container import decode_jpeg
 from data_engine.cutting import encode_clip
 from data_engine.decode import cut_source
 from data_engine.describing import ClipFrames, Describer
-from data_engine.errors import DecodeError, RowError, UnreadableSourceError
+from data_engine.errors import DecodeError, IndivisibleError, RowError, UnreadableSourceError
 from data_engine.letterbox import without_bars
+from data_engine.parts import Part, PartFolder, decode_part, join_parts, num_parts
 from data_engine.probe import probe
 from data_engine.schema import ClipRecord, Crop, SourceVideo
 from data_engine.scoring import FrameScorers, scorer_versions
@@ -40,6 +43,7 @@ from data_engine.tables import (
     FRAMES,
     SCORES,
     DatasetPaths,
+    is_made_from,
     write_atomically,
     write_clips,
     write_table,
@@ -82,8 +86,15 @@ class ProbeSource:
         return done | {"source": source.to_json()}
 
 
+REST = -1
+
+
 class CutSource:
-    """`source_id`, `source` (JSON) -> the tables of its clips and frames; or `reason` and `detail`."""
+    """`key`, `source_id`, `source` (JSON), `part` -> the tables of its clips and frames; or `reason` and `detail`.
+
+    `part` is the number of a part of a long source, or `REST`: whatever there is left to do of a source. Whoever
+    finishes the last part writes the tables.
+    """
 
     def __init__(
         self, config: DataEngineConfig, root: str, made_from: dict[str, str], post: Post
@@ -96,18 +107,67 @@ class CutSource:
 
     def __call__(self, row: Row) -> Row:
         source = SourceVideo.from_json(row["source"])
-        source_id = source.source_id
+        part_s = self._config.decode.part_s
+        folder = PartFolder(self._paths, source, part_s, self._made_from[source.source_id])
+        done: Row = {"key": row["key"], "source_id": source.source_id}
+        with ends_if_stuck(self._config.decode.max_stall_s) as still_alive:
+            try:
+                if row["part"] == REST:
+                    self._write(source, self._rest(source, folder, still_alive))
+                else:
+                    self._decode_part(source, row["part"], folder, still_alive)
+            except RowError as error:
+                reason = error.reason if isinstance(error, UnreadableSourceError) else "undecodable"
+                return done | {"reason": reason, "detail": str(error)}
+        return done | {"reason": None, "detail": None}
+
+    def _decode_part(
+        self, source: SourceVideo, number: int, folder: PartFolder, still_alive: Callable[[], None]
+    ) -> None:
+        shots, decode = self._config.shots, self._config.decode
+        assert decode.part_s is not None, "only then are there parts"
+        key = part_key(source, number)
+
+        def show(done_s: float) -> None:
+            still_alive()
+            self._post(key, done_s)
+
+        # A row that is run twice may come when the source is done.
+        is_cut = is_made_from(self._paths.cuts(source.source_id), folder.made_from)
+        if is_cut or folder.is_undivided():
+            return
         try:
-            with ends_if_stuck(self._config.decode.max_stall_s) as still_alive:
+            if number in folder.missing():
+                part = Part(number, folder.count, decode.part_s)
+                decode_part(source, part, shots, decode, folder, show)
+            if folder.is_complete() and folder.claim():
+                self._write(source, join_parts(source, shots, decode, folder, still_alive))
+        except UnreadableSourceError:
+            # Out of reach now says nothing of its parts; the part stays missing.
+            return
+        except RowError:
+            # The undivided decode has the last word, and words its own error.
+            folder.give_up()
 
-                def show(time_s: float) -> None:
-                    still_alive()
-                    self._post(source_id, time_s)
+    def _rest(
+        self, source: SourceVideo, folder: PartFolder, still_alive: Callable[[], None]
+    ) -> SourceClips:
+        shots, decode = self._config.shots, self._config.decode
 
-                cut = cut_source(source, self._config.shots, self._config.decode, on_progress=show)
-        except RowError as error:
-            reason = error.reason if isinstance(error, UnreadableSourceError) else "undecodable"
-            return {"source_id": source_id, "reason": reason, "detail": str(error)}
+        def show(time_s: float) -> None:
+            still_alive()
+            self._post(source.source_id, time_s)
+
+        if folder.is_complete():
+            try:
+                return join_parts(source, shots, decode, folder, still_alive)
+            except IndivisibleError:
+                folder.give_up()
+        self._forget_parts(source, folder.count)
+        return cut_source(source, shots, decode, on_progress=show)
+
+    def _write(self, source: SourceVideo, cut: SourceClips) -> None:
+        source_id = source.source_id
         made_from = self._made_from[source_id]
         # An older table must not vouch for the new frames.
         self._paths.cuts(source_id).unlink(missing_ok=True)
@@ -115,8 +175,19 @@ class CutSource:
         frames = (asdict(frame) for frame in cut.frames)
         write_table(self._paths.frames(source_id), frames, FRAMES, made_from)
         write_clips(self._paths.cuts(source_id), cut.clips, made_from)
+        shutil.rmtree(self._paths.parts(source_id), ignore_errors=True)
+        self._forget_parts(source, num_parts(source, self._config.decode.part_s))
         self._post(source_id, source.duration_s)
-        return {"source_id": source_id, "reason": None, "detail": None}
+
+    def _forget_parts(self, source: SourceVideo, count: int) -> None:
+        """From here on the source itself is counted."""
+        for number in range(count if count > 1 else 0):
+            self._post(part_key(source, number), 0.0)
+
+
+def part_key(source: SourceVideo, number: int) -> str:
+    """What names the row of a part of a source."""
+    return f"{source.source_id}/{number}"
 
 
 class ScoreFrames:

@@ -1,5 +1,6 @@
 """Decode once: shots, clips and cheap scores; then the scores of kept frames for the clips that the cheap ones keep."""
 
+import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 from data_engine.config import DataEngineConfig
 from data_engine.decode import CUT_VERSION
 from data_engine.filters import BEFORE_FRAMES, judge, resolve_percentiles
+from data_engine.parts import PartFolder
 from data_engine.ray_rows import OnProgress, map_rows, progress_board
 from data_engine.schema import ClipRecord, ClipStatus, QuarantinedSource, Score, SourceVideo
 from data_engine.scoring import check_scorers, scorer_versions
@@ -35,7 +37,7 @@ from data_engine.tables import (
     write_table,
 )
 from data_engine.throughput import stage_clock
-from data_engine.workers import CutSource, ScoreFrames
+from data_engine.workers import REST, CutSource, ScoreFrames, part_key
 
 
 @alone
@@ -45,7 +47,7 @@ def score_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: OnPr
     check_scorers(config.scores)
     cheap_limits = {t.field: t.limit(config.filters) for t in BEFORE_FRAMES}
     goal = fingerprint(
-        *("scored", made_from(paths.sources), config.shots, config.decode, CUT_VERSION),
+        *("scored", made_from(paths.sources), config.shots, config.decode.measures(), CUT_VERSION),
         *(cheap_limits, scorer_versions(config.scores)),
     )
     if is_done(paths.scored_clips, goal):
@@ -71,34 +73,63 @@ def _cut(
     sources = read_sources(paths.sources)
     goals = {
         source.source_id: fingerprint(
-            "cut", source.source_id, config.shots, config.decode, CUT_VERSION
+            "cut", source.source_id, config.shots, config.decode.measures(), CUT_VERSION
         )
         for source in sources
     }
-    todo = [s for s in sources if not is_made_from(paths.cuts(s.source_id), goals[s.source_id])]
+
+    def is_cut(source: SourceVideo) -> bool:
+        return is_made_from(paths.cuts(source.source_id), goals[source.source_id])
+
+    todo = [source for source in sources if not is_cut(source)]
     # The longest first: a long film that starts last is what everybody waits for at the end.
     todo.sort(key=lambda source: -source.duration_s)
-    rows = [{"source_id": source.source_id, "source": source.to_json()} for source in todo]
+    part_s = config.decode.part_s
+    folders = {s.source_id: PartFolder(paths, s, part_s, goals[s.source_id]) for s in todo}
+    rows = [row for source in todo for row in _cut_rows(source, folders[source.source_id])]
     total_s = sum(source.duration_s for source in todo)
     with (
         stage_clock(paths, "cut", total_s, "s of video"),
         progress_board("cut", total_s, "s", on_progress) as post,
     ):
         settings = {"config": config, "root": str(paths.root), "made_from": goals, "post": post}
-        finished = map_rows(rows, partial(CutSource, **settings), key="source_id")
-    failures = {row["source_id"]: row for row in finished.rows if row["reason"] is not None}
-    for row in finished.crashed:
+        run = partial(map_rows, make_worker=partial(CutSource, **settings), key="key")
+        first = run(rows)
+        # Parts that do not fit together, or of which one killed its process.
+        in_parts = {row["source_id"] for row in rows if row["part"] != REST}
+        second = run([_cut_row(s, REST) for s in todo if s.source_id in in_parts and not is_cut(s)])
+    done, crashed = first.rows + second.rows, first.crashed + second.crashed
+    failures = {row["source_id"]: row for row in done if row["reason"] is not None}
+    crashed = [row for row in crashed if row["part"] == REST]
+    for row in crashed:
         detail = "the decoder killed its process, or was stuck, twice"
         failures[row["source_id"]] = {"reason": "crashed", "detail": detail}
     _quarantine(paths, sources, failures)
     facts = {source.source_id: source for source in sources}
-    records = [
-        _as_listed_now(record, facts[source_id])
-        for source_id in facts
-        if source_id not in failures
-        for record in read_clips(paths.cuts(source_id))
-    ]
-    return records, bool(finished.crashed)
+    records: list[ClipRecord] = []
+    for source_id in facts:
+        if source_id in failures:
+            continue
+        records += [_as_listed_now(r, facts[source_id]) for r in read_clips(paths.cuts(source_id))]
+        # There are some if the process was killed between the table and their end.
+        shutil.rmtree(paths.parts(source_id), ignore_errors=True)
+    return records, bool(crashed)
+
+
+def _cut_rows(source: SourceVideo, folder: PartFolder) -> list[dict[str, Any]]:
+    """A row for each missing part, or one for all that is left to do."""
+    is_divided = folder.count > 1 and not folder.is_undivided()
+    numbers = folder.missing() if is_divided else []
+    return [_cut_row(source, number) for number in numbers or [REST]]
+
+
+def _cut_row(source: SourceVideo, number: int) -> dict[str, Any]:
+    return {
+        "key": part_key(source, number),
+        "source_id": source.source_id,
+        "source": source.to_json(),
+        "part": number,
+    }
 
 
 def _as_listed_now(record: ClipRecord, source: SourceVideo) -> ClipRecord:
@@ -186,4 +217,4 @@ def _row(goal: str, source_id: str, clip_ids: list[str], scorers: Sequence[str])
 
 def scores_goal(config: DataEngineConfig) -> str:
     """What the parts of the score table were made from: the kept frames; versions are in their rows."""
-    return fingerprint("scores", 2, config.decode, CUT_VERSION)
+    return fingerprint("scores", 2, config.decode.measures(), CUT_VERSION)
