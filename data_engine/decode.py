@@ -5,6 +5,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from av.container import InputContainer
@@ -14,7 +15,7 @@ from av.video.stream import VideoStream
 
 from data_engine.clips import CutSource, clips_of
 from data_engine.config import DecodeConfig, ShotConfig
-from data_engine.container import decode_frames, open_video
+from data_engine.container import decode_frames, open_video, read_packets
 from data_engine.errors import DecodeError
 from data_engine.observing import Observer
 from data_engine.schema import SourceVideo
@@ -56,8 +57,9 @@ def cut_source(
     ):
         with open_video(source.location, num_threads) as (container, stream):
             frames = FramesInOrder(container, stream)
-            for frame, last_s in frames:
-                observer.add(frame, last_s)
+            for timed in frames:
+                last_s = timed.time_s
+                observer.add(timed.frame, last_s)
                 if is_new_second(last_s, source):
                     on_progress(last_s)
         observed = observer.observed()
@@ -95,6 +97,15 @@ def decode_span(
             raise DecodeError(f"cannot decode {start_s:.2f} to {end_s:.2f} s: {error}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class TimedFrame:
+    """A frame with its presentation time, and where in the file it lies, if the container tells."""
+
+    frame: VideoFrame
+    time_s: float
+    position: int | None
+
+
 class FramesInOrder:
     """Frames with their presentation times, from where the container stands to its end.
 
@@ -108,15 +119,19 @@ class FramesInOrder:
         self._container, self._stream = container, stream
         self.num_bad = 0
 
-    def __iter__(self) -> Iterator[tuple[VideoFrame, float]]:
+    def __iter__(self) -> Iterator[TimedFrame]:
         last_s = float("-inf")
+        positions: dict[int | None, int | None] = {}
         try:
-            for frame in decode_frames(self._container, self._stream):
-                if frame.pts is None or frame.time <= last_s:
-                    self.num_bad += 1
-                    continue
-                last_s = frame.time
-                yield frame, last_s
+            for packet in read_packets(self._container, self._stream):
+                positions[packet.pts] = packet.pos
+                for frame in self._stream.decode(packet):
+                    position = positions.pop(frame.pts, None)
+                    if frame.pts is None or frame.time <= last_s:
+                        self.num_bad += 1
+                        continue
+                    last_s = frame.time
+                    yield TimedFrame(frame, last_s, position)
         except FFmpegError as error:
             raise DecodeError(f"decoding stopped after {max(last_s, 0):.2f} s: {error}") from error
 

@@ -7,7 +7,6 @@ give what one pass over all of it gives.
 import math
 from collections import deque
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -61,19 +60,8 @@ class FlowSample:
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
-    """A frame where a run begins or ends: its presentation time and a hash of its pixels."""
-
-    time_s: float
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
 class Observed:
-    """A run of frames. Frames are numbered from 0, its first; its pictures lie in `folder`.
-
-    `first` and `last` are its own; `before` and `after` are the frames next to them, None at the ends of the source.
-    """
+    """A run of frames. Frames are numbered from 0, its first; its pictures lie in `folder`."""
 
     folder: Path
     times_s: NDArray[np.float64]
@@ -84,10 +72,6 @@ class Observed:
     """Frames that may be the first after a cut."""
     samples: tuple[Sample, ...]
     flows: tuple[FlowSample, ...]
-    before: Edge | None
-    first: Edge | None
-    last: Edge | None
-    after: Edge | None
 
     @property
     def pictures(self) -> Path:
@@ -138,10 +122,6 @@ class Observer:
         self._flows: list[FlowSample] = []
         self._flow_starts: deque[tuple[float, NDArray[np.uint8]]] = deque()
         self._last_cell: int | None = None
-        self._before: tuple[float, VideoFrame] | None = None
-        self._first: tuple[float, VideoFrame] | None = None
-        self._last: tuple[float, VideoFrame] | None = None
-        self._after: tuple[float, VideoFrame] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -158,14 +138,11 @@ class Observer:
     def add_before(self, frame: VideoFrame, time_s: float) -> None:
         """One of the last `shots.FRAMES_BEFORE` frames before the run, or of all if there are fewer."""
         self._see(frame)
-        self._before = (time_s, frame)
         self._num_before += 1
         self._last_cell = self._cell(time_s)
 
     def add(self, frame: VideoFrame, time_s: float) -> None:
         small_rgb = self._see(frame)
-        self._last = (time_s, frame)
-        self._first = self._first or self._last
         self._times_s.append(time_s)
         if self._has_shots:
             self._thumbnails.append(thumbnail(_bgr(small_rgb)))
@@ -184,7 +161,6 @@ class Observer:
         """A frame after the run. Whether the next one is needed too."""
         small_rgb = self._see(frame)
         self._num_after += 1
-        self._after = self._after or (time_s, frame)
         self._finish_flows(_gray(small_rgb), time_s)
         return self._num_after < FRAMES_AFTER or bool(self._flow_starts)
 
@@ -202,10 +178,6 @@ class Observer:
             candidates=tuple(c for c in self._candidates if 0 <= c < num_frames),
             samples=tuple(self._samples),
             flows=tuple(self._flows),
-            before=_edge(self._before),
-            first=_edge(self._first),
-            last=_edge(self._last),
-            after=_edge(self._after),
         )
 
     def _see(self, frame: VideoFrame) -> NDArray[np.uint8]:
@@ -243,14 +215,6 @@ class Observer:
         picture = Picture(self._pictures.tell(), len(jpeg))
         self._pictures.write(jpeg)
         return picture
-
-
-def _edge(timed: tuple[float, VideoFrame] | None) -> Edge | None:
-    if timed is None:
-        return None
-    time_s, frame = timed
-    # At full size: damage by a seek into the middle of a group of pictures may be small.
-    return Edge(time_s, sha256(frame.to_ndarray(format="rgb24").tobytes()).hexdigest())
 
 
 def _bgr(image_rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,15 @@ from typing import Any
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from data_engine.clips import CutSource, clips_of
 from data_engine.config import DecodeConfig, ShotConfig
 from data_engine.container import open_video
-from data_engine.decode import FramesInOrder, is_new_second
+from data_engine.decode import FramesInOrder, TimedFrame, is_new_second
 from data_engine.errors import IndivisibleError
 from data_engine.letterbox import Margins
-from data_engine.observing import Edge, FlowSample, Observed, Observer, Picture, Sample
+from data_engine.observing import FlowSample, Observed, Observer, Picture, Sample
 from data_engine.schema import SourceVideo
 from data_engine.scores.motion import Flow
 from data_engine.shots import FRAMES_BEFORE
@@ -42,7 +42,36 @@ _LEADS_S = (1.0, 8.0, 60.0)
 _FRAMES, _FACTS = "frames.npz", "facts.json"
 _UNDIVIDED, _CLAIMED = "undivided", "claimed"
 
-_TimedFrames = Iterator[tuple[VideoFrame, float]]
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A frame where parts meet: its presentation time, its place in the file if known, and a hash of its pixels.
+
+    The place tells apart times that a file holds twice.
+    """
+
+    time_s: float
+    position: int | None
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seams:
+    """The ends of a part: its own first and last frame, and those next to them, where the source goes on.
+
+    A part without frames has no first and no last one.
+    """
+
+    before: Edge | None
+    first: Edge | None
+    last: Edge | None
+    after: Edge | None
+
+    def fits(self, following: "Seams") -> bool:
+        """Whether this part and the one after it saw the same frames where they meet."""
+        begins_as_seen = self.after == (following.first or following.after)
+        ends_as_seen = following.before == (self.last or self.before)
+        return begins_as_seen and ends_as_seen
 
 
 def num_parts(source: SourceVideo, part_s: float | None) -> int:
@@ -107,7 +136,7 @@ class PartFolder:
             return False
         return True
 
-    def save(self, number: int, observed: Observed) -> None:
+    def save(self, number: int, observed: Observed, seams: Seams) -> None:
         """Give a part, whose pictures lie in a folder beside the parts, its name."""
         np.savez(
             observed.folder / _FRAMES,
@@ -117,7 +146,7 @@ class PartFolder:
             candidates=np.array(observed.candidates, np.int64),
         )
         facts = {
-            **{name: _plain(getattr(observed, name)) for name in _EDGES},
+            "seams": asdict(seams),
             "samples": [asdict(sample) for sample in observed.samples],
             "flows": [asdict(flow) for flow in observed.flows],
         }
@@ -129,9 +158,12 @@ class PartFolder:
         if not self._part(number).exists():
             observed.folder.rename(self._part(number))
 
-    def load(self) -> list[Observed]:
-        """Every part, in order."""
-        return [_observed(self._part(number)) for number in range(self.count)]
+    def load(self) -> tuple[list[Observed], list[Seams]]:
+        """What was observed in every part, in order, and its ends."""
+        folders = [self._part(number) for number in range(self.count)]
+        facts = [json.loads((folder / _FACTS).read_text()) for folder in folders]
+        runs = [_observed(folder, found) for folder, found in zip(folders, facts, strict=True)]
+        return runs, [_seams(**found["seams"]) for found in facts]
 
     def _part(self, number: int) -> Path:
         return self.path / f"{number:06d}"
@@ -172,18 +204,30 @@ def decode_part(
 
         with Observer(source, shots, decode, inside) as observer:
             way = _way_to(container, stream, start_s, part.length_s, show)
-            for frame, time_s in way.before:
-                observer.add_before(frame, time_s)
-            for frame, time_s in way.frames:
-                show(time_s)
-                if time_s < end_s:
-                    observer.add(frame, time_s)
-                elif not observer.add_after(frame, time_s):
-                    break
+            seams = _observe(observer, way, end_s, show)
             if way.num_bad():
                 raise IndivisibleError(f"timestamps of part {part.number} are out of order")
             observed = observer.observed()
-        folder.save(part.number, observed)
+        folder.save(part.number, observed, seams)
+
+
+def _observe(
+    observer: Observer, way: "_Way", end_s: float, on_time: Callable[[float], None]
+) -> Seams:
+    for timed in way.before:
+        observer.add_before(timed.frame, timed.time_s)
+    first = last = after = None
+    for timed in way.frames:
+        on_time(timed.time_s)
+        if timed.time_s < end_s:
+            first, last = first or timed, timed
+            observer.add(timed.frame, timed.time_s)
+            continue
+        after = after or timed
+        if not observer.add_after(timed.frame, timed.time_s):
+            break
+    before = way.before[-1] if way.before else None
+    return Seams(*(_edge(timed) for timed in (before, first, last, after)))
 
 
 def join_parts(
@@ -199,11 +243,9 @@ def join_parts(
         IndivisibleError: neighbours do not agree on the frames where they meet.
         DecodeError: the source has no frames.
     """
-    runs = folder.load()
-    for number, (one, next_one) in enumerate(pairwise(runs)):
-        agree_after = one.after == (next_one.first or next_one.after)
-        agree_before = next_one.before == (one.last or one.before)
-        if not (agree_after and agree_before):
+    runs, seams = folder.load()
+    for number, (one, following) in enumerate(pairwise(seams)):
+        if not one.fits(following):
             raise IndivisibleError(
                 f"parts {number} and {number + 1} disagree on the frames where they meet"
             )
@@ -214,8 +256,8 @@ def join_parts(
 class _Way:
     """How a part is entered: the frames just before it, and all that follow."""
 
-    before: list[tuple[VideoFrame, float]]
-    frames: _TimedFrames
+    before: list[TimedFrame]
+    frames: Iterator[TimedFrame]
     _ordered: FramesInOrder
     _num_bad_before: int = 0
 
@@ -260,16 +302,17 @@ def _seek(
         raise IndivisibleError(f"no seek leads to {aim_s:.2f} s: {error}") from error
     ordered = FramesInOrder(container, stream)
     frames = iter(ordered)
-    before: deque[tuple[VideoFrame, float]] = deque(maxlen=FRAMES_BEFORE)
-    for frame, time_s in frames:
+    before: deque[TimedFrame] = deque(maxlen=FRAMES_BEFORE)
+    for timed in frames:
+        time_s = timed.time_s
         on_time(time_s)
         if time_s >= start_s:
-            return _Way(list(before), chain([(frame, time_s)], frames), ordered, ordered.num_bad)
+            return _Way(list(before), chain([timed], frames), ordered, ordered.num_bad)
         if not before and time_s < aim_s - max_detour_s:
             raise IndivisibleError(
                 f"the key frame before {aim_s:.2f} s is at {time_s:.2f} s, so that parts would be decoded twice"
             )
-        before.append((frame, time_s))
+        before.append(timed)
     return _Way(list(before), iter(()), ordered, ordered.num_bad)
 
 
@@ -280,15 +323,19 @@ def _origin_s(stream: VideoStream) -> float:
     return float(stream.start_time * stream.time_base)
 
 
-_EDGES = ("before", "first", "last", "after")
+def _edge(timed: TimedFrame | None) -> Edge | None:
+    if timed is None:
+        return None
+    # At full size: damage by a seek into the middle of a group of pictures may be small.
+    pixels = timed.frame.to_ndarray(format="rgb24").tobytes()
+    return Edge(timed.time_s, timed.position, sha256(pixels).hexdigest())
 
 
-def _plain(edge: Edge | None) -> dict[str, Any] | None:
-    return None if edge is None else asdict(edge)
+def _seams(**edges: dict[str, Any] | None) -> Seams:
+    return Seams(**{name: None if edge is None else Edge(**edge) for name, edge in edges.items()})
 
 
-def _observed(folder: Path) -> Observed:
-    found = json.loads((folder / _FACTS).read_text())
+def _observed(folder: Path, found: dict[str, Any]) -> Observed:
     with np.load(folder / _FRAMES) as arrays:
         return Observed(
             folder=folder,
@@ -301,7 +348,6 @@ def _observed(folder: Path) -> Observed:
                 FlowSample(flow["from_s"], flow["to_s"], Flow(**flow["flow"]))
                 for flow in found["flows"]
             ),
-            **{name: None if found[name] is None else Edge(**found[name]) for name in _EDGES},
         )
 
 

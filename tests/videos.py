@@ -1,6 +1,6 @@
 """Small videos that tests write themselves: no binary file lies in the repository."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -71,13 +71,16 @@ def write_video(
     fps: int = 24,
     times_s: Sequence[float] | None = None,
     rotation_deg: int = 0,
+    options: Mapping[str, str] | None = None,
 ) -> Path:
-    """Encode frames as H.264; at a constant rate, or at the given presentation times."""
+    """Encode frames as H.264; at a constant rate, or at the given presentation times. `options` are the encoder's."""
     time_base = Fraction(1, 90_000)
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(
-            "libx264", rate=fps, options={"crf": "16", "preset": "ultrafast", "threads": "1"}
+            "libx264",
+            rate=fps,
+            options={"crf": "16", "preset": "ultrafast", "threads": "1", **(options or {})},
         )
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = time_base

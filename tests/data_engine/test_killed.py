@@ -18,11 +18,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 _CURATE = """
 import sys
 from pathlib import Path
-from data_engine.config import CaptionConfig, DataEngineConfig, DuplicateConfig, FilterConfig, ScoreConfig, ShardConfig
+from data_engine.config import (
+    CaptionConfig, DataEngineConfig, DecodeConfig, DuplicateConfig, FilterConfig, ScoreConfig, ShardConfig
+)
 from orchestration.ray_session import ray_session
 with ray_session():
     from data_engine.pipeline import curate
     config = DataEngineConfig(
+        decode=DecodeConfig(part_s=float(sys.argv[3]) if len(sys.argv) > 3 else None),
         scores=ScoreConfig(frame_scorers=()),
         captions=CaptionConfig(captioners=()),
         filters=FilterConfig(max_brisque=None, max_text_area=None),
@@ -33,8 +36,8 @@ with ray_session():
 """
 
 
-def start(sources: Path, dataset: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", _CURATE, str(sources), str(dataset)])
+def start(sources: Path, dataset: Path, *part_s: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", _CURATE, str(sources), str(dataset), *part_s])
 
 
 def kill_when(whom: Callable[[], list[int]], process: subprocess.Popen[bytes]) -> None:
@@ -82,6 +85,15 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One source of 40 s, in a folder."""
+    folder = tmp_path_factory.mktemp("film")
+    shots = [(moving_texture(shot), 96) for shot in range(10)]
+    write_video(folder / "film.mp4", frames_of(shots), fps=24, options={"g": "24"})
+    return folder
+
+
+@pytest.fixture(scope="module")
 def whole(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data set of a curation that nobody disturbed."""
     dataset = tmp_path_factory.mktemp("whole")
@@ -114,3 +126,23 @@ def test_a_worker_that_is_killed_costs_nothing(sources: Path, whole: Path, tmp_p
     kill_when(lambda: workers_of(process) if paths.sources.exists() else [], process)
     assert process.wait() == 0
     assert kept(tmp_path) == kept(whole)
+
+
+def test_killed_between_the_parts_of_a_film_it_goes_on_and_ends_the_same(
+    film: Path, tmp_path: Path
+) -> None:
+    assert start(film, tmp_path / "whole").wait() == 0
+    divided = tmp_path / "divided"
+
+    def parts() -> list[Path]:
+        return sorted((divided / "parts").glob("*/*/[0-9]*"))
+
+    process = start(film, divided, "5")
+    kill_when(lambda: [process.pid] if parts() else [], process)
+    process.wait()
+    assert not DatasetPaths(divided).scored_clips.exists()
+    survived = parts()
+    assert 0 < len(survived) < 8, "it was killed too early or too late"
+    assert start(film, divided, "5").wait() == 0
+    assert kept(divided) == kept(tmp_path / "whole")
+    assert not parts()
