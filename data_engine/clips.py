@@ -1,10 +1,12 @@
 """Clips of a source with the scores of the decode pass, from what was observed of its frames."""
 
+import math
 import statistics
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, count
 from typing import IO
 
@@ -20,7 +22,14 @@ from data_engine.network_frames import FRAME_BYTES
 from data_engine.observing import Observed, Picture, Sample
 from data_engine.schema import ClipRecord, Crop, Score, SourceVideo, clip_id
 from data_engine.scores import motion, pixels
-from data_engine.shots import SeenFrames, Span, find_transitions, shots_between, split_into_clips
+from data_engine.shots import (
+    SeenFrames,
+    Span,
+    find_transitions,
+    shots_between,
+    split_into_clips,
+    stitch,
+)
 
 _FRAMES_PER_CLIP = 3
 # Frames of a clip that are looked at again where there seem to be letterbox bars.
@@ -46,16 +55,22 @@ class CutSource:
     frames: list[KeptFrame]
 
 
+Similarity = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
+"""The cosine of what two frames (HxWx3 RGB) show."""
+
+
 def clips_of(
     source: SourceVideo,
     shots: ShotConfig,
     decode: DecodeConfig,
     runs: Sequence[Observed],
     still_alive: Callable[[], None] = lambda: None,
+    similarity: Similarity | None = None,
 ) -> CutSource:
     """Cut a source whose frames, all of them and each once, were observed in these runs.
 
-    `still_alive` is called every so often where a network takes long.
+    `still_alive` is called every so often where a network takes long. `similarity` is needed for
+    `shots.stitch_similarity`.
 
     Luminance and sharpness are those of the picture inside letterbox bars; motion, flicker and the share of black
     frames are those of the whole frame.
@@ -64,7 +79,7 @@ def clips_of(
         DecodeError: there are no frames.
     """
     with _Pictures(runs) as pictures:
-        return _Source(source, decode, runs, pictures).cut(shots, still_alive)
+        return _Source(source, decode, runs, pictures).cut(shots, still_alive, similarity)
 
 
 class _Pictures:
@@ -114,15 +129,22 @@ class _Source:
         ]
         self._flows = [flow for run in runs for flow in run.flows]
 
-    def cut(self, shots: ShotConfig, still_alive: Callable[[], None]) -> CutSource:
+    def cut(
+        self, shots: ShotConfig, still_alive: Callable[[], None], similarity: Similarity | None
+    ) -> CutSource:
         if not self._times_s:
             raise DecodeError("no frame decodes")
         source_fps = self._source.fps or 25.0
         found = find_transitions(self._seen(still_alive), source_fps, shots)
-        runs = shots_between(found, len(self._times_s))
         num_frames = len(self._times_s)
         fps = (num_frames - 1) / max(self._times_s[-1] - self._times_s[0], 1e-6)
         end_s = self._times_s[-1] + 1 / (fps or source_fps)
+        if shots.stitch_similarity is not None:
+            assert similarity is not None, "whoever asks for stitching says what is alike"
+            agree = partial(self._agree, similarity, shots.stitch_similarity)
+            found = stitch(found, self._times_s, end_s, shots.max_clip_s, agree)
+            still_alive()
+        runs = shots_between(found, num_frames)
         clips = [self._clip(s) for s in split_into_clips(runs, self._times_s, end_s, shots)]
         return CutSource(clips, [f for clip in clips for f in self._frames_of(clip)])
 
@@ -138,6 +160,22 @@ class _Source:
             ],
             network_frames=_network_frames(self._runs, still_alive),
         )
+
+    def _agree(
+        self, similarity: Similarity, min_similarity: float, before: range, after: range
+    ) -> bool:
+        """Whether the last sample of some frames and the first of others show the same; not if there is none."""
+        if not before or not after:
+            return False
+        first_s, cut_s, last_s = (self._times_s[t] for t in (before.start, after.start, after[-1]))
+        earlier = self._samples_in(first_s, cut_s)
+        later = self._samples_in(cut_s, math.nextafter(last_s, math.inf))
+        if not earlier or not later:
+            return False
+        one, other = (
+            decode_jpeg(self._pictures.read(sample.picture)) for sample in (earlier[-1], later[0])
+        )
+        return similarity(one, other) >= min_similarity
 
     def _samples_in(self, start_s: float, end_s: float) -> Sequence[Sample]:
         first = bisect_left(self._samples, start_s, key=lambda sample: sample.time_s)

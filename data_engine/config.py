@@ -56,6 +56,10 @@ class ShotConfig(_Config):
     """Longer shots are split into equal clips no longer than this."""
     stride_s: float | None = Field(default=None, gt=0)
     """Length of every clip but the last when `detector` is `none`: for talking heads and other single shots."""
+    stitch_similarity: float | None = Field(default=None, gt=0, le=1)
+    """Shots on both sides of a hard cut are one shot if the embeddings (`scores.embedding`) of the last kept frame before
+    it and the first after it have at least this cosine, and both together are no longer than `max_clip_s`; None
+    stitches nothing (Panda-70M, 3.1)."""
 
     @model_validator(mode="after")
     def _check_stride(self) -> "ShotConfig":
@@ -63,6 +67,11 @@ class ShotConfig(_Config):
             raise ValueError(
                 f"stride_s is {self.stride_s} and detector is {self.detector!r}; set stride_s if detector is "
                 "'none', and only then"
+            )
+        if self.stitch_similarity is not None and self.detector == "none":
+            raise ValueError(
+                f"stitch_similarity is {self.stitch_similarity}, but detector 'none' finds no cut to stitch; set it to null, "
+                "or choose a detector"
             )
         if self.stride_s is not None and self.stride_s > self.max_clip_s:
             raise ValueError(

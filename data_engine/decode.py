@@ -13,7 +13,7 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from data_engine.clips import CutSource, clips_of
+from data_engine.clips import CutSource, Similarity, clips_of
 from data_engine.config import DecodeConfig, ShotConfig
 from data_engine.container import decode_frames, open_video, read_packets
 from data_engine.errors import DecodeError
@@ -40,10 +40,12 @@ def cut_source(
     *,
     num_threads: int = 0,
     on_progress: Callable[[float], None] = lambda _: None,
+    similarity: Similarity | None = None,
 ) -> CutSource:
     """Decode a source once, from its first frame to its last.
 
-    `on_progress` is told the presentation time in seconds about once a second of video.
+    `on_progress` is told the presentation time in seconds about once a second of video. `similarity` is needed for
+    `shots.stitch_similarity`.
 
     Raises:
         DecodeError: the source stops decoding, or its timestamps are unusable.
@@ -64,7 +66,7 @@ def cut_source(
                     on_progress(last_s)
         observed = observer.observed()
         check_timestamps(frames.num_bad, len(observed.times_s))
-        return clips_of(source, shots, decode, [observed], lambda: on_progress(last_s))
+        return clips_of(source, shots, decode, [observed], lambda: on_progress(last_s), similarity)
 
 
 def decode_span(

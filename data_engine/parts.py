@@ -25,7 +25,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
-from data_engine.clips import CutSource, clips_of
+from data_engine.clips import CutSource, Similarity, clips_of
 from data_engine.config import DecodeConfig, ShotConfig
 from data_engine.container import open_video
 from data_engine.decode import FramesInOrder, TimedFrame, is_new_second
@@ -236,6 +236,7 @@ def join_parts(
     decode: DecodeConfig,
     folder: PartFolder,
     still_alive: Callable[[], None] = lambda: None,
+    similarity: Similarity | None = None,
 ) -> CutSource:
     """What an undivided decode of the source gives, from all its parts.
 
@@ -249,7 +250,7 @@ def join_parts(
             raise IndivisibleError(
                 f"parts {number} and {number + 1} disagree on the frames where they meet"
             )
-    return clips_of(source, shots, decode, runs, still_alive)
+    return clips_of(source, shots, decode, runs, still_alive, similarity)
 
 
 @dataclass(frozen=True, slots=True)

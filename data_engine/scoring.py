@@ -45,6 +45,13 @@ class FrameScores:
     """Mean of the frame features, of unit length."""
 
 
+def embedding_version(config: ScoreConfig) -> str:
+    """What makes the frame features of this configuration."""
+    if config.embedding == "lite0":
+        return ImageNetClassifier.backend
+    return open_clip_backend(config.open_clip_model, config.open_clip_pretrained)
+
+
 def scorer_versions(config: ScoreConfig) -> dict[str, str]:
     """Every scorer of this configuration and its version, without loading a model."""
     clip = open_clip_backend(config.open_clip_model, config.open_clip_pretrained)
@@ -52,7 +59,7 @@ def scorer_versions(config: ScoreConfig) -> dict[str, str]:
     versions = {
         "quality": f"{Brisque.backend}+{pixels.TECHNICAL_QUALITY_BACKEND}",
         "text": f"{TextArea.backend}+places-v1",
-        "embedding": ImageNetClassifier.backend if config.embedding == "lite0" else clip,
+        "embedding": embedding_version(config),
         "aesthetic": f"{clip}+{AestheticHead(head).backend}"
         if "aesthetic" in config.frame_scorers
         else "",
@@ -96,6 +103,11 @@ class FrameScorers:
     def score(self, scorer: str, images: Images) -> FrameScores:
         """What one scorer says of a clip. A clip without frames gets no score."""
         return self._scorers[scorer](images) if images else FrameScores()
+
+    def similarity(self, one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+        """The cosine of the embeddings of two images, HxWx3 RGB."""
+        rows_2D, _ = self._embed([one, other])
+        return float(rows_2D[0] @ rows_2D[1])
 
     def _quality(self, images: Images) -> FrameScores:
         middle = images[len(images) // 2]

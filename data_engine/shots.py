@@ -7,7 +7,7 @@ rates stay exact.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -103,6 +103,33 @@ def find_transitions(seen: SeenFrames, fps: float, config: ShotConfig) -> list[T
     else:
         found = finder.find(seen.candidates)
     return _without_tiny_shots(found, seen.num_frames, config.min_shot_s * fps)
+
+
+def stitch(
+    transitions: Sequence[Transition],
+    times_s: Sequence[float],
+    end_s: float,
+    max_shot_s: float,
+    agree: Callable[[range, range], bool],
+) -> list[Transition]:
+    """The transitions without those hard cuts whose two sides show the same, after Panda-70M (arXiv 2402.19479, 3.1).
+
+    `agree` says so of the frames between the cut and the transitions next to it. What is joined is no longer than
+    `max_shot_s`, from the left.
+    """
+    kept: list[Transition] = []
+    num_frames = len(times_s)
+    starts = [0, *(transition.after for transition in transitions)]
+    stops = [*(transition.first for transition in transitions), num_frames]
+    for number, transition in enumerate(transitions):
+        start = kept[-1].after if kept else 0
+        before = range(starts[number], transition.first)
+        after = range(transition.after, stops[number + 1])
+        together_s = _time_at(after.stop, times_s, end_s) - times_s[start]
+        is_hard = transition.first == transition.after
+        if not (is_hard and together_s <= max_shot_s + 1e-6 and agree(before, after)):
+            kept.append(transition)
+    return kept
 
 
 def shots_between(transitions: Sequence[Transition], num_frames: int) -> list[range]:

@@ -104,6 +104,8 @@ class CutSource:
         self._paths = DatasetPaths(Path(root))
         self._made_from = made_from
         self._post = post
+        is_stitched = config.shots.stitch_similarity is not None
+        self._similarity = FrameScorers(config.scores).similarity if is_stitched else None
 
     def __call__(self, row: Row) -> Row:
         source = SourceVideo.from_json(row["source"])
@@ -141,7 +143,7 @@ class CutSource:
                 part = Part(number, folder.count, decode.part_s)
                 decode_part(source, part, shots, decode, folder, show)
             if folder.is_complete() and folder.claim():
-                self._write(source, join_parts(source, shots, decode, folder, still_alive))
+                self._write(source, self._joined(source, folder, still_alive))
         except UnreadableSourceError:
             # Out of reach now says nothing of its parts; the part stays missing.
             return
@@ -160,11 +162,17 @@ class CutSource:
 
         if folder.is_complete():
             try:
-                return join_parts(source, shots, decode, folder, still_alive)
+                return self._joined(source, folder, still_alive)
             except IndivisibleError:
                 folder.give_up()
         self._forget_parts(source, folder.count)
-        return cut_source(source, shots, decode, on_progress=show)
+        return cut_source(source, shots, decode, on_progress=show, similarity=self._similarity)
+
+    def _joined(
+        self, source: SourceVideo, folder: PartFolder, still_alive: Callable[[], None]
+    ) -> SourceClips:
+        shots, decode = self._config.shots, self._config.decode
+        return join_parts(source, shots, decode, folder, still_alive, self._similarity)
 
     def _write(self, source: SourceVideo, cut: SourceClips) -> None:
         source_id = source.source_id

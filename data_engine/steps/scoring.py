@@ -13,7 +13,7 @@ from data_engine.filters import BEFORE_FRAMES, judge, resolve_percentiles
 from data_engine.parts import PartFolder
 from data_engine.ray_rows import OnProgress, map_rows, progress_board
 from data_engine.schema import ClipRecord, ClipStatus, QuarantinedSource, Score, SourceVideo
-from data_engine.scoring import check_scorers, scorer_versions
+from data_engine.scoring import check_scorers, embedding_version, scorer_versions
 from data_engine.steps.work import (
     CRASHED,
     Counter,
@@ -47,7 +47,7 @@ def score_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: OnPr
     check_scorers(config.scores)
     cheap_limits = {t.field: t.limit(config.filters) for t in BEFORE_FRAMES}
     goal = fingerprint(
-        *("scored", made_from(paths.sources), config.shots, config.decode.measures(), CUT_VERSION),
+        *("scored", made_from(paths.sources), *_cut_from(config)),
         *(cheap_limits, scorer_versions(config.scores)),
     )
     if is_done(paths.scored_clips, goal):
@@ -72,9 +72,7 @@ def _cut(
     """Every clip of every source, and whether a decoder crashed. What stops decoding is quarantined."""
     sources = read_sources(paths.sources)
     goals = {
-        source.source_id: fingerprint(
-            "cut", source.source_id, config.shots, config.decode.measures(), CUT_VERSION
-        )
+        source.source_id: fingerprint("cut", source.source_id, *_cut_from(config))
         for source in sources
     }
 
@@ -114,6 +112,13 @@ def _cut(
         # There are some if the process was killed between the table and their end.
         shutil.rmtree(paths.parts(source_id), ignore_errors=True)
     return records, bool(crashed)
+
+
+def _cut_from(config: DataEngineConfig) -> tuple[object, ...]:
+    """What the tables of a source are made from, besides the source."""
+    is_stitched = config.shots.stitch_similarity is not None
+    stitched_by = embedding_version(config.scores) if is_stitched else None
+    return config.shots, config.decode.measures(), CUT_VERSION, stitched_by
 
 
 def _cut_rows(source: SourceVideo, folder: PartFolder) -> list[dict[str, Any]]:
