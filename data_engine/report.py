@@ -189,7 +189,7 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
         name: _sheet(paths, [(at.clip, _at_limit(at)) for at in near])
         for name, near in statistics.at_limits(config.filters, clips, _AT_LIMIT).items()
     }
-    captioners = statistics.by_captioner(clips, read_descriptions(config, paths))
+    captioners = statistics.by_captioner(clips, read_descriptions(config, paths, clips))
     categories = _categories(clips)
     judged = statistics.hallucination(clips)
     card = _template("data_card.md").render(

@@ -9,7 +9,8 @@ A data set is a folder::
     cuts/<source_id>.parquet  what the decode pass of one source found; its frames lie beside it
     parts/<source_id>/        what was decoded of a long source, in parts, until all of it is
     scores/*.parquet          append-only: what the scorers of frames said, by clip, scorer and version
-    captions/*.parquet        append-only: captions, what is wrong with them, and their agreement with the frames
+    captions/*.parquet        append-only: captions and what was wrong with them, by clip, captioner and version
+    judgements/*.parquet      append-only: what was said of a caption, by clip, caption, judge and version
     encoded/??/*.mp4          survivors at training size; may be deleted once the shards are written
     scored_clips.parquet      every clip with its scores, no decision
     filtered_clips.parquet    every clip with the decision of the filters
@@ -120,11 +121,21 @@ SCORES = pa.schema(
 CAPTIONS = pa.schema(
     [
         ("clip_id", pa.string()),
-        ("captions", pa.list_(_CAPTION)),
+        ("captioner", pa.string()),
+        ("version", pa.string()),
+        ("caption", _CAPTION),
+        ("finding", _FINDING),
+    ]
+)
+JUDGEMENTS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("caption", pa.string()),
+        ("judge", pa.string()),
+        ("version", pa.string()),
         ("scores", pa.map_(pa.string(), _SCORE)),
         ("category", _CATEGORY),
-        ("findings", pa.list_(_FINDING)),
-        ("error", pa.string()),
+        ("finding", _FINDING),
     ]
 )
 
@@ -174,6 +185,10 @@ class DatasetPaths:
     @property
     def captions(self) -> Path:
         return self.root / "captions"
+
+    @property
+    def judgements(self) -> Path:
+        return self.root / "judgements"
 
     @property
     def scored_clips(self) -> Path:

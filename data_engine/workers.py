@@ -18,13 +18,15 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from data_engine.caption_judging import CaptionJudge, judge_versions, judgements_row
+from data_engine.caption_writing import CaptionWriter, ClipFrames, captioner_versions, captions_row
 from data_engine.clips import CutSource as SourceClips
 from data_engine.config import DataEngineConfig
 from data_engine.container import decode_jpeg
 from data_engine.cutting import encode_clip
 from data_engine.decode import cut_source
-from data_engine.describing import ClipFrames, Describer
 from data_engine.errors import DecodeError, IndivisibleError, RowError, UnreadableSourceError
+from data_engine.hallucination.checker import CaptionedFrames
 from data_engine.letterbox import without_bars
 from data_engine.parts import Part, PartFolder, decode_part, join_parts, num_parts
 from data_engine.probe import probe
@@ -41,6 +43,7 @@ from data_engine.sources import SourceFile
 from data_engine.tables import (
     CAPTIONS,
     FRAMES,
+    JUDGEMENTS,
     SCORES,
     DatasetPaths,
     is_made_from,
@@ -230,14 +233,15 @@ class ScoreFrames:
         }
 
 
-class DescribeClips:
-    """`key`, `source_id`, `records` (JSON), `texts` -> one part of the caption table."""
+class WriteCaptions:
+    """`key`, `source_id`, `records` (JSON), `texts`, `captioners` -> one part of the caption table."""
 
     def __init__(self, config: DataEngineConfig, root: str, made_from: str) -> None:
         cv2.setNumThreads(1)
         self._paths = DatasetPaths(Path(root))
         self._made_from = made_from
-        self._describer = Describer(config.captions, config.scores, config.hallucination)
+        self._versions = captioner_versions(config)
+        self._writer = CaptionWriter(config)
 
     def __call__(self, row: Row) -> Row:
         records = [ClipRecord.from_json(text) for text in row["records"]]
@@ -246,10 +250,40 @@ class DescribeClips:
             ClipFrames(record, images[record.clip_id], tuple(texts))
             for record, texts in zip(records, row["texts"], strict=True)
         ]
-        described = (asdict(description) for description in self._describer.describe(clips))
+        written = [
+            captions_row(clip.record.clip_id, captioner, self._versions[captioner], outcome)
+            for captioner in row["captioners"]
+            for clip, outcome in zip(clips, self._writer.write(captioner, clips), strict=True)
+        ]
         part = self._paths.captions / f"{row['key']}.parquet"
-        write_table(part, described, CAPTIONS, self._made_from)
+        write_table(part, written, CAPTIONS, self._made_from)
         return {"key": row["key"], "num_clips": len(records)}
+
+
+class JudgeCaptions:
+    """`key`, `source_id`, `clip_ids`, `captions`, `judges` -> one part of the table of judgements."""
+
+    def __init__(self, config: DataEngineConfig, root: str, made_from: str) -> None:
+        cv2.setNumThreads(1)
+        self._paths = DatasetPaths(Path(root))
+        self._made_from = made_from
+        self._versions = judge_versions(config)
+        self._judge = CaptionJudge(config)
+
+    def __call__(self, row: Row) -> Row:
+        images = _read_images(self._paths, row["source_id"], row["clip_ids"])
+        captioned = list(zip(row["clip_ids"], row["captions"], strict=True))
+        clips = [CaptionedFrames(text, images[clip_id]) for clip_id, text in captioned]
+        said = [
+            judgements_row(clip_id, text, (judge, self._versions[judge]), judgement)
+            for judge in row["judges"]
+            for (clip_id, text), judgement in zip(
+                captioned, self._judge.judge(judge, clips), strict=True
+            )
+        ]
+        part = self._paths.judgements / f"{row['key']}.parquet"
+        write_table(part, said, JUDGEMENTS, self._made_from)
+        return {"key": row["key"], "num_clips": len(captioned)}
 
 
 class EncodeClips:

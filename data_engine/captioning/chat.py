@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,17 @@ class ChatModel(Protocol):
 
 
 ChatModelConfig = EndpointConfig | TransformersConfig
+
+_HOW_TO_REACH = {
+    *("url", "api_key_variable", "timeout_s", "max_retries", "max_backoff_s", "max_concurrency")
+}
+_HOW_TO_RUN = {"device", "batch_size"}
+
+
+def decides_answers(config: ChatModelConfig) -> dict[str, Any]:
+    """What decides the answers of a model; not where it runs, how many are asked at a time or how long to wait."""
+    how = _HOW_TO_REACH if isinstance(config, EndpointConfig) else _HOW_TO_RUN
+    return config.model_dump(mode="json", exclude=how)
 
 
 def open_chat_model(config: ChatModelConfig) -> ChatModel:

@@ -18,6 +18,8 @@ from data_engine.hallucination import Answers, ExistenceQuestion, JudgeRequest
 from data_engine.hallucination.nouns import class_indices, nouns_in
 from data_engine.scores.classifier import ImageNetClassifier
 
+EMBEDDED_BACKEND = f"{ImageNetClassifier.backend}-nouns-v1"
+
 PRESENT_FROM = 0.05
 """A noun is present if some crop of the frame shows it with at least this probability above chance: the many
 classes of a dog add up to more than the one of a zebra where neither is seen."""
@@ -50,9 +52,10 @@ def _questions(sentences: Sequence[str]) -> list[ExistenceQuestion]:
 class EmbeddedJudge:
     """Answers from class probabilities over overlapping crops of each frame."""
 
+    backend = EMBEDDED_BACKEND
+
     def __init__(self, classifier: ImageNetClassifier) -> None:
         self._classifier = classifier
-        self.backend = f"{classifier.backend}-nouns-v1"
 
     def judge(self, requests: Sequence[JudgeRequest]) -> list[Answers | Failure]:
         return [self._answers(request) for request in requests]

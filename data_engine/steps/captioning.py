@@ -1,12 +1,32 @@
-"""Captions of the clips that are still kept, how well each agrees with the frames, and the named subsets."""
+"""Captions of the clips that are still kept, what is said of the main one, and the named subsets."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from data_engine.caption_judging import (
+    SaidByClip,
+    caption_key,
+    judge_versions,
+    judgements_goal,
+    read_judgements,
+)
+from data_engine.caption_writing import (
+    CaptionsByClip,
+    captioner_versions,
+    captions_goal,
+    read_captions,
+)
 from data_engine.config import DataEngineConfig
-from data_engine.describing import Description, captions_goal, check_chat_models, read_descriptions
+from data_engine.describing import (
+    Description,
+    captions_of,
+    check_chat_models,
+    descriptions,
+    outcomes_of,
+)
 from data_engine.filters import ALL_THRESHOLDS, CAPTION_THRESHOLDS, judge, rejection
 from data_engine.filters import resolve_percentiles as resolve
 from data_engine.ray_rows import OnProgress, map_rows
@@ -31,7 +51,7 @@ from data_engine.tables import (
     write_clips,
 )
 from data_engine.throughput import stage_clock
-from data_engine.workers import DescribeClips
+from data_engine.workers import JudgeCaptions, WriteCaptions
 
 
 @alone
@@ -39,55 +59,140 @@ def caption_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: On
     """Write the table of the clips that were kept, with captions; a caption that does not fit is a reason."""
     save_config(config, paths)
     check_scorers(config.scores)
-    parts_goal = captions_goal(config)
     limits = {t.field: t.limit(config.filters) for t in CAPTION_THRESHOLDS}
     goal = fingerprint(
-        "captioned", made_from(paths.deduplicated_clips), parts_goal, limits, config.subsets
+        *("captioned", made_from(paths.deduplicated_clips), captions_goal(config)),
+        *(captioner_versions(config), list(judge_versions(config).items())),
+        *(list(config.captions.captioners), limits, config.subsets),
     )
     if is_done(paths.captioned_clips, goal):
         return
     check_chat_models(config.captions, config.hallucination)
     records = [r for r in read_clips(paths.deduplicated_clips) if r.status is ClipStatus.KEPT]
-    done = {row["clip_id"] for row in read_parts(paths.captions, parts_goal, ["clip_id"])}
-    texts = _texts_read(config, paths)
-    todo = [r for r in records if _has_words(r, config) and r.clip_id not in done]
-    rows = [
-        _row(parts_goal, [record.to_json() for record in batch], batch, texts)
-        for batch in batches(todo)
-    ]
-
-    def split(row: dict[str, Any]) -> list[dict[str, Any]]:
-        clips = [ClipRecord.from_json(text) for text in row["records"]]
-        return [_row(parts_goal, [clip.to_json()], [clip], texts) for clip in clips]
-
-    settings = {"config": config, "root": str(paths.root), "made_from": parts_goal}
-    counted = Counter("caption", len(records), "clips", on_progress, done=len(done))
-    with stage_clock(paths, "caption", len(todo), "clips"):
-        finished = map_rows(
-            rows,
-            partial(DescribeClips, **settings),
-            key="key",
-            split=split,
-            on_row=counted,
-            num_gpus=config.workers.num_gpus,
+    with_words = [r for r in records if config.captions.captioners or r.captions]
+    written, said = read_captions(config, paths), read_judgements(config, paths)
+    num_known = sum(1 for _ in descriptions(config, with_words, written, said))
+    with stage_clock(paths, "caption", len(with_words) - num_known, "clips"):
+        written = write_missing_captions(config, paths, with_words, written, on_progress)
+        said = judge_missing_captions(
+            config, paths, _main_captions(config, with_words, written), said, on_progress
         )
-    described = {d.clip_id: d for d in read_descriptions(config, paths)}
-    captioned = [
-        _with_caption(r, described.get(r.clip_id)) if _has_words(r, config) else r for r in records
-    ]
-    decided = decide_with_captions(captioned, config)
-    write_clips(paths.captioned_clips, decided, unfinished(goal, bool(finished.crashed)))
+    described = {d.clip_id: d for d in descriptions(config, with_words, written, said)}
+    told = {r.clip_id: _with_caption(r, described.get(r.clip_id)) for r in with_words}
+    decided = decide_with_captions([told.get(r.clip_id, r) for r in records], config)
+    has_crashed = len(described) < len(with_words)
+    write_clips(paths.captioned_clips, decided, unfinished(goal, has_crashed))
 
 
-def _row(
-    goal: str, records: list[str], clips: Sequence[ClipRecord], texts: dict[str, list[str]]
-) -> dict[str, Any]:
-    return {
-        "key": fingerprint(goal, [clip.clip_id for clip in clips]),
-        "source_id": clips[0].source_id,
-        "records": records,
-        "texts": [texts.get(clip.clip_id, []) for clip in clips],
-    }
+def write_missing_captions(
+    config: DataEngineConfig,
+    paths: DatasetPaths,
+    records: Sequence[ClipRecord],
+    written: CaptionsByClip,
+    on_progress: OnProgress,
+) -> CaptionsByClip:
+    """Have each captioner describe the clips that it has not described; what is known afterwards."""
+    goal, versions = captions_goal(config), captioner_versions(config)
+    missing = _by_missing(records, versions, lambda r: written.get(r.clip_id, {}))
+    if not missing:
+        return written
+    texts = _texts_read(config, paths)
+
+    def row(captioners: Sequence[str], clips: Sequence[ClipRecord]) -> dict[str, Any]:
+        asked = {name: versions[name] for name in captioners}
+        return {
+            "key": fingerprint(goal, [clip.clip_id for clip in clips], asked),
+            "source_id": clips[0].source_id,
+            "records": [clip.to_json() for clip in clips],
+            "texts": [texts.get(clip.clip_id, []) for clip in clips],
+            "captioners": list(captioners),
+        }
+
+    def split(whole: dict[str, Any]) -> list[dict[str, Any]]:
+        clips = [ClipRecord.from_json(text) for text in whole["records"]]
+        return [row(whole["captioners"], [clip]) for clip in clips]
+
+    num_done = len(records) - sum(map(len, missing.values()))
+    map_rows(
+        [row(names, batch) for names, clips in missing.items() for batch in batches(clips)],
+        partial(WriteCaptions, config=config, root=str(paths.root), made_from=goal),
+        key="key",
+        split=split,
+        on_row=Counter("caption", len(records), "clips", on_progress, done=num_done),
+        num_gpus=config.workers.num_gpus,
+    )
+    return read_captions(config, paths)
+
+
+def judge_missing_captions(
+    config: DataEngineConfig,
+    paths: DatasetPaths,
+    captioned: Sequence[tuple[ClipRecord, str]],
+    said: SaidByClip,
+    on_progress: OnProgress,
+) -> SaidByClip:
+    """Have each judge hear the captions (clip, text) that it has not heard; what is known afterwards."""
+    goal, versions = judgements_goal(config), judge_versions(config)
+    texts = {record.clip_id: text for record, text in captioned}
+    missing = _by_missing(
+        [record for record, _ in captioned],
+        versions,
+        lambda r: said.get((r.clip_id, caption_key(texts[r.clip_id])), {}),
+    )
+    if not missing:
+        return said
+
+    def row(judges: Sequence[str], source_id: str, clip_ids: Sequence[str]) -> dict[str, Any]:
+        asked = {name: versions[name] for name in judges}
+        captions = [texts[clip_id] for clip_id in clip_ids]
+        return {
+            "key": fingerprint(goal, list(clip_ids), captions, asked),
+            "source_id": source_id,
+            "clip_ids": list(clip_ids),
+            "captions": captions,
+            "judges": list(judges),
+        }
+
+    def split(whole: dict[str, Any]) -> list[dict[str, Any]]:
+        return [row(whole["judges"], whole["source_id"], [c]) for c in whole["clip_ids"]]
+
+    num_done = len(captioned) - sum(map(len, missing.values()))
+    map_rows(
+        [
+            row(names, batch[0].source_id, [clip.clip_id for clip in batch])
+            for names, clips in missing.items()
+            for batch in batches(clips)
+        ],
+        partial(JudgeCaptions, config=config, root=str(paths.root), made_from=goal),
+        key="key",
+        split=split,
+        on_row=Counter("judge", len(captioned), "captions", on_progress, done=num_done),
+        num_gpus=config.workers.num_gpus,
+    )
+    return read_judgements(config, paths)
+
+
+def _by_missing(
+    records: Iterable[ClipRecord],
+    names: Iterable[str],
+    known: Callable[[ClipRecord], Any],
+) -> dict[tuple[str, ...], list[ClipRecord]]:
+    """The clips of which something is missing, by the names of what it is."""
+    missing: dict[tuple[str, ...], list[ClipRecord]] = defaultdict(list)
+    for record in records:
+        found = known(record)
+        missing[tuple(name for name in names if name not in found)].append(record)
+    missing.pop((), None)
+    return missing
+
+
+def _main_captions(
+    config: DataEngineConfig, records: Iterable[ClipRecord], written: CaptionsByClip
+) -> list[tuple[ClipRecord, str]]:
+    """The clips that have a caption, with the first. Where a captioner crashed, that may yet be another one."""
+    outcomes = ((record, outcomes_of(config, record, written)) for record in records)
+    captions = ((record, captions_of(record, o)) for record, o in outcomes if o is not None)
+    return [(record, found[0].text) for record, found in captions if found]
 
 
 def _texts_read(config: DataEngineConfig, paths: DatasetPaths) -> dict[str, list[str]]:
@@ -99,11 +204,6 @@ def _texts_read(config: DataEngineConfig, paths: DatasetPaths) -> dict[str, list
         for row in rows
         if row["scorer"] == "text" and row["version"] == version
     }
-
-
-def _has_words(record: ClipRecord, config: DataEngineConfig) -> bool:
-    """Whether there is, or will be, a caption of which something can be said."""
-    return bool(config.captions.captioners or record.captions)
 
 
 def _with_caption(record: ClipRecord, described: Description | None) -> ClipRecord:

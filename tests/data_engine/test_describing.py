@@ -1,4 +1,5 @@
-from dataclasses import asdict, replace
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,25 +10,36 @@ from data_engine.caption_config import (
     CategoryConfig,
     EndpointConfig,
     HallucinationConfig,
-    LintConfig,
 )
-from data_engine.captioning import CAPTIONERS, CaptionRequest
-from data_engine.captioning.chat import open_chat_model
-from data_engine.captioning.lints import Fault
-from data_engine.config import ScoreConfig
-from data_engine.describing import (
+from data_engine.caption_judging import (
+    CaptionJudge,
+    Judgement,
+    judge_versions,
+    judgements_goal,
+    judgements_row,
+)
+from data_engine.caption_writing import (
     FAILED,
     CaptionFinding,
+    CaptionWriter,
     ClipFrames,
-    Describer,
+    captioner_versions,
+    captions_goal,
+    captions_row,
+)
+from data_engine.config import DataEngineConfig
+from data_engine.describing import (
     Description,
+    captions_of,
     check_chat_models,
-    write_captions,
+    described,
+    read_descriptions,
 )
 from data_engine.errors import JobError
 from data_engine.hallucination import dsg_counts
-from data_engine.schema import Caption, ClipRecord, ClipStatus
-from data_engine.scores.classifier import ImageNetClassifier
+from data_engine.hallucination.checker import CaptionedFrames
+from data_engine.schema import Caption, Category, ClipRecord, ClipStatus
+from data_engine.tables import CAPTIONS, JUDGEMENTS, DatasetPaths, write_table
 from tests.data_engine.captioning.chat_server import (
     MODEL,
     Asked,
@@ -35,59 +47,29 @@ from tests.data_engine.captioning.chat_server import (
     Reply,
     running_chat_server,
 )
-from tests.factories import clip_record
+from tests.factories import clip_record, scores
 
 GOOD = "A cup of coffee stands on a saucer. The camera does not move."
-REFUSAL = "I'm sorry, I cannot describe this."
 
 
-def captions_by(server: ChatServer, temperature: float = 0.7) -> CaptionConfig:
-    endpoint = EndpointConfig(url=server.url, model=MODEL, max_retries=0, temperature=temperature)
+def captions_by(server: ChatServer) -> CaptionConfig:
+    endpoint = EndpointConfig(url=server.url, model=MODEL, max_retries=0, temperature=0.7)
     return CaptionConfig(captioners=("endpoint",), endpoint=endpoint)
 
 
-def written(
-    server: ChatServer, config: CaptionConfig, num_clips: int
-) -> list[Caption | CaptionFinding]:
-    captioner = CAPTIONERS["endpoint"](
-        config, classifier=ImageNetClassifier(), open_model=open_chat_model
-    )
-    requests = [
-        CaptionRequest(images=[np.full((32, 32, 3), 40 * i, dtype=np.uint8)])
-        for i in range(num_clips)
-    ]
-    return write_captions("endpoint", captioner, requests, LintConfig())
-
-
-def test_a_caption_at_fault_is_drawn_once_more_and_only_that() -> None:
-    def reply(asked: Asked) -> Reply:
-        is_second_clip = 30 < asked.images[0].mean() < 50
-        return Reply(REFUSAL if is_second_clip and not asked.body["seed"] else GOOD)
-
-    with running_chat_server() as server:
-        server.reply = reply
-        outcomes = written(server, captions_by(server), num_clips=3)
-        assert [o.text for o in outcomes if isinstance(o, Caption)] == [GOOD] * 3
-        assert sorted(asked.body["seed"] for asked in server.asked) == [0, 0, 0, 1]
-
-
-@pytest.mark.parametrize(("temperature", "num_asked"), [(0.0, 1), (0.7, 2)])
-def test_a_caption_that_stays_at_fault_becomes_a_finding(
-    temperature: float, num_asked: int
-) -> None:
-    with running_chat_server() as server:
-        server.reply = lambda _: Reply(REFUSAL)
-        outcomes = written(server, captions_by(server, temperature), num_clips=1)
-        assert outcomes == [CaptionFinding("endpoint", Fault.REFUSAL, '"I\'m sorry"')]
-        assert len(server.asked) == num_asked
-
-
-def test_a_failed_request_is_not_drawn_again() -> None:
-    with running_chat_server() as server:
-        server.reply = lambda _: Reply("")
-        outcomes = written(server, captions_by(server), num_clips=1)
-        assert outcomes == [CaptionFinding("endpoint", FAILED, "the answer is empty")]
-        assert len(server.asked) == 1
+def describe(config: DataEngineConfig, clips: list[ClipFrames]) -> list[Description]:
+    """What the captioners and the judges of a configuration say of clips, one after another."""
+    writer, judge = CaptionWriter(config), CaptionJudge(config)
+    found: list[Description] = []
+    for clip in clips:
+        written = [writer.write(name, [clip])[0] for name in config.captions.captioners]
+        captions = captions_of(clip.record, written)
+        said = [
+            judge.judge(name, [CaptionedFrames(captions[0].text, clip.images)])[0]
+            for name in (judge_versions(config) if captions else ())
+        ]
+        found.append(described(clip.record, written, said))
+    return found
 
 
 def coffee(**changes: object) -> ClipFrames:
@@ -104,10 +86,10 @@ def test_captions_of_several_captioners_stand_before_the_original_ones() -> None
         config = captions_by(server).model_copy(update={"captioners": ("endpoint", "template")})
         checked = HallucinationConfig(backend="embedded", num_frames=1)
         check_chat_models(config, checked)
-        describer = Describer(config, ScoreConfig(), checked)
+        engine = DataEngineConfig(captions=config, hallucination=checked)
         clip = coffee(captions=(original, stale))
-        (description,) = describer.describe([clip])
-        (again,) = describer.describe([replace(clip, record=description.applied_to(clip.record))])
+        (description,) = describe(engine, [clip])
+        (again,) = describe(engine, [replace(clip, record=description.applied_to(clip.record))])
     assert [caption.source for caption in description.captions] == [
         "endpoint",
         "template",
@@ -125,7 +107,6 @@ def test_captions_of_several_captioners_stand_before_the_original_ones() -> None
     assert counts is not None
     assert (counts.num_objects, counts.num_hallucinated_objects) == (2, 0)
     assert again == description
-    assert Description.from_dict(asdict(description)) == description
     assert ClipRecord.from_json(record.to_json()) == record
 
 
@@ -140,13 +121,13 @@ def test_the_trouble_of_one_clip_stays_with_it() -> None:
     with running_chat_server() as server:
         server.reply = reply
         config = captions_by(server).model_copy(update={"categories": CategoryConfig(names=())})
-        describer = Describer(config, ScoreConfig(), HallucinationConfig())
-        good, failed, rescued = describer.describe(
+        good, failed, rescued = describe(
+            DataEngineConfig(captions=config),
             [
                 coffee(),
                 ClipFrames(clip_record(start_s=4.0, end_s=8.0), black),
                 ClipFrames(clip_record(start_s=8.0, end_s=12.0, captions=(original,)), black),
-            ]
+            ],
         )
     assert (good.error, good.findings, good.category) == (None, (), None)
     assert failed.captions == ()
@@ -158,6 +139,66 @@ def test_the_trouble_of_one_clip_stays_with_it() -> None:
     assert rescued.error is None
     assert [finding.reason for finding in rescued.findings] == [FAILED]
     assert "conse_similarity" in rescued.scores
+
+
+CONFIG = DataEngineConfig(
+    captions=CaptionConfig(
+        captioners=("endpoint", "template"), endpoint=EndpointConfig(model="test")
+    )
+)
+TEMPLATE = Caption(text="A cat.", source="template", model="test")
+REFUSED = CaptionFinding("endpoint", "refusal", "no")
+
+
+def write_captions_of(paths: DatasetPaths, record: ClipRecord, versions: dict[str, str]) -> None:
+    outcomes = {"endpoint": REFUSED, "template": TEMPLATE}
+    rows = [
+        captions_row(record.clip_id, name, versions[name], outcome)
+        for name, outcome in outcomes.items()
+        if name in versions
+    ]
+    part = paths.captions / f"{len(list(paths.captions.glob('*')))}.parquet"
+    write_table(part, rows, CAPTIONS, captions_goal(CONFIG))
+
+
+def write_judgements_of(paths: DatasetPaths, record: ClipRecord, text: str) -> None:
+    said = {
+        "similarity": Judgement(scores(conse_similarity=0.3)),
+        "category": Judgement(category=Category(name="animals", backend="test")),
+    }
+    rows = [
+        judgements_row(record.clip_id, text, (name, version), said[name])
+        for name, version in judge_versions(CONFIG).items()
+    ]
+    part = paths.judgements / f"{len(list(paths.judgements.glob('*')))}.parquet"
+    write_table(part, rows, JUDGEMENTS, judgements_goal(CONFIG))
+
+
+def test_a_clip_is_described_once_all_was_said_of_it(tmp_path: Path) -> None:
+    paths, record, versions = DatasetPaths(tmp_path), clip_record(), captioner_versions(CONFIG)
+
+    def read() -> list[Description]:
+        return list(read_descriptions(CONFIG, paths, [record]))
+
+    write_captions_of(paths, record, {"template": versions["template"], "endpoint": "older"})
+    write_judgements_of(paths, record, "Another text.")
+    assert read() == []
+    write_captions_of(paths, record, {"endpoint": versions["endpoint"]})
+    assert read() == []
+    write_judgements_of(paths, record, TEMPLATE.text)
+    expected = Description(
+        clip_id=record.clip_id,
+        captions=(TEMPLATE,),
+        scores=scores(conse_similarity=0.3),
+        category=Category(name="animals", backend="test"),
+        findings=(REFUSED,),
+        error=None,
+    )
+    assert read() == [expected]
+    # A table of other frames vouches for nothing.
+    decode = CONFIG.decode.model_copy(update={"frame_long_side_px": 64})
+    other = CONFIG.model_copy(update={"decode": decode})
+    assert list(read_descriptions(other, paths, [record])) == []
 
 
 def test_a_model_that_is_not_there_stops_the_job_before_it_begins() -> None:

@@ -1,7 +1,8 @@
 import pytest
 
+from data_engine.caption_writing import CaptionFinding
 from data_engine.config import FilterConfig
-from data_engine.describing import CaptionFinding, Description
+from data_engine.describing import Description
 from data_engine.hallucination import DsgCounts, dsg_scores
 from data_engine.schema import Rejection
 from data_engine.statistics import (
