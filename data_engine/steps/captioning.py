@@ -61,7 +61,8 @@ def caption_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: On
     check_scorers(config.scores)
     limits = {t.field: t.limit(config.filters) for t in CAPTION_THRESHOLDS}
     goal = fingerprint(
-        *("captioned", made_from(paths.deduplicated_clips), captions_goal(config)),
+        *("captioned", made_from(paths.deduplicated_clips)),
+        *(captions_goal(config), judgements_goal(config)),
         *(captioner_versions(config), list(judge_versions(config).items())),
         *(list(config.captions.captioners), limits, config.subsets),
     )
