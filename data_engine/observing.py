@@ -22,7 +22,7 @@ from data_engine.letterbox import Margins, dark_margins
 from data_engine.schema import SourceVideo
 from data_engine.scores import motion, pixels
 from data_engine.shots import FRAMES_AFTER, CutProposer
-from data_engine.transitions import THUMBNAIL_SIZE, thumbnail
+from data_engine.thumbnails import THUMBNAIL_SIZE, thumbnail
 
 # Motion is measured over at least this long, because animation often shows each picture for two frames.
 _MIN_FLOW_INTERVAL_S = 0.1
