@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from data_engine.steadiness import frames_still_mixed
 from data_engine.thumbnails import centred, floats
 
 # Lengths that are tried, in seconds, each a third longer than the last.
@@ -17,6 +18,8 @@ _DISSOLVE_LENGTHS_S = (0.26, 0.34, 0.44, 0.57, 0.74, 0.96, 1.25, 1.6, 2.1)
 _MIN_DISSOLVE_S = 0.2
 _MIN_DISTANCE = 12.0
 _MAX_CORRELATION = 0.5
+# Ends that are more alike than that are blended as well, if the blend fits so well, and they are so far apart.
+_MAX_CORRELATION_IF_GOOD, _MAX_COST_IF_GOOD, _MIN_DISTANCE_IF_GOOD = 0.75, 0.5, 24.0
 # How far the frames at a quarter, half and three quarters may be from where a linear blend puts them: along the line
 # between the ends, and away from it; both in parts of the distance of the ends.
 _MAX_UNEVENNESS = 0.2
@@ -25,8 +28,10 @@ _MAX_RESIDUAL = 0.45
 _MAX_EXCESS_VARIANCE = 0.3
 # Variance of the frame half way, in parts of the mean of the ends: 0.5 for unrelated pictures, 1 for motion.
 _MAX_DIP_OF_VARIANCE = 0.85
-# Frames that are mixed so little that neither eye nor fit can tell, at both ends of a gradual transition.
-_MARGIN_SHARE = 0.08
+# Of the variance of how far along the frames are, the part that an even progress may leave over.
+_MAX_MISFIT = 0.25
+# Frames that are mixed so little that nothing can tell, at both ends.
+_MARGIN = 2
 _BLOCK = 4096
 
 
@@ -55,11 +60,11 @@ class DissolveFinder:
                 continue
             if not self._is_dissolve(window.first, window.last):
                 continue
-            first, last = self._fit(window, left, right)
-            if not self._is_dissolve(first, last):
+            first, last, misfit = self._fit(window, left, right)
+            if misfit > _MAX_MISFIT or not self._is_dissolve(first, last):
                 continue
-            margin = 2 + round(_MARGIN_SHARE * (last - first))
-            span = max(left, first + 1 - margin), min(right, last + margin)
+            first, last = self._steady(first, last, left, right)
+            span = max(left, first + 1 - _MARGIN), min(right, last + _MARGIN)
             taken.append(span)
             yield span
 
@@ -79,7 +84,7 @@ class DissolveFinder:
         variance_first, variance_last = (flat_first**2).sum(1), (flat_last**2).sum(1)
         covariance = (flat_first * flat_last).sum(1)
         correlation = covariance / np.sqrt(variance_first * variance_last + 1e-6)
-        keep = (apart > _MIN_DISTANCE**2 * num_values) & (correlation < _MAX_CORRELATION)
+        keep = (apart > _MIN_DISTANCE**2 * num_values) & (correlation < _MAX_CORRELATION_IF_GOOD)
         if not keep.any():
             return
         starts, first, way = starts[keep], first[keep], (last - first)[keep]
@@ -103,13 +108,17 @@ class DissolveFinder:
             excess = np.maximum(excess, ((centred(between) ** 2).sum(1) - blend) / scale)
         good = (unevenness < _MAX_UNEVENNESS) & (residual < _MAX_RESIDUAL)
         good &= excess < _MAX_EXCESS_VARIANCE
+        is_close = (unevenness + residual < _MAX_COST_IF_GOOD) & (
+            apart > _MIN_DISTANCE_IF_GOOD**2 * num_values
+        )
+        good &= (correlation < _MAX_CORRELATION) | is_close
         cost = unevenness + residual + np.maximum(0, correlation)
         for i in np.flatnonzero(good):
             yield _Window(int(starts[i]), int(starts[i]) + length, float(cost[i]))
 
-    def _fit(self, window: _Window, left: int, right: int) -> tuple[int, int]:
-        """The last frame that shows the old shot alone and the first that shows the new one alone."""
-        first, last = window.first, window.last
+    def _fit(self, window: _Window, left: int, right: int) -> tuple[int, int, float]:
+        """The last frame that shows the old shot alone, the first that shows the new one alone, and the misfit."""
+        first, last, misfit = window.first, window.last, 0.0
         for _ in range(3):
             reach = (last - first) // 2 + 3
             begin, end = max(left, first - reach), min(right, last + reach + 1)
@@ -117,10 +126,18 @@ class DissolveFinder:
             old, new = pictures[first - begin], pictures[last - begin]
             way = new - old
             shares = (pictures - old) @ way / max(float(way @ way), 1e-6)
-            fitted = _best_ramp(shares, pictures.var(1), (first + last) // 2 - begin)
-            if (begin + fitted[0], begin + fitted[1]) == (first, last):
+            start, stop, misfit = _best_ramp(shares, pictures.var(1), (first + last) // 2 - begin)
+            if (begin + start, begin + stop) == (first, last):
                 break
-            first, last = begin + fitted[0], begin + fitted[1]
+            first, last = begin + start, begin + stop
+        return first, last, misfit
+
+    def _steady(self, first: int, last: int, left: int, right: int) -> tuple[int, int]:
+        """The same two frames, moved outwards to where the picture is steady."""
+        length, middle = last - first, self._thumbnails[(first + last) // 2]
+        backwards = self._thumbnails[left : first + 1][::-1]
+        first -= frames_still_mixed(backwards, middle, length)
+        last += frames_still_mixed(self._thumbnails[last:right], middle, length)
         return first, last
 
     def _is_dissolve(self, first: int, last: int) -> bool:
@@ -136,8 +153,10 @@ class DissolveFinder:
 
 def _best_ramp(
     shares: NDArray[np.float32], variance: NDArray[np.float32], middle: int
-) -> tuple[int, int]:
-    """The dissolve that explains best how far along each frame is and how its variance dips: its first and last end.
+) -> tuple[int, int, float]:
+    """The dissolve that explains best how far along each frame is and how its variance dips.
+
+    Its first and last end, and the part of the variance of `shares` that it does not explain.
 
     It starts before `middle` and ends after it. The levels at both sides are free: the ends of the window that
     `shares` was measured with may lie inside the dissolve. The variance does not mind motion.
@@ -146,16 +165,16 @@ def _best_ramp(
     along = np.arange(num_frames, dtype=np.float64)
     grid = max(1, num_frames // 40)
     stops = np.arange(middle + 1, num_frames, grid)
-    best, least = (0, num_frames - 1), np.inf
+    best, least = (0, num_frames - 1, np.inf), np.inf
     for start in range(0, middle, grid):
         ramp_QT = np.clip((along - start) / (stops - start)[:, None], 0, 1)
         level = np.ones_like(ramp_QT)
         mixed = ramp_QT * (1 - ramp_QT)
-        errors = _misfit(np.stack([level, ramp_QT], -1), shares)
-        errors += _misfit(np.stack([(1 - ramp_QT) ** 2, ramp_QT**2, mixed], -1), variance)
+        misfits = _misfit(np.stack([level, ramp_QT], -1), shares)
+        errors = misfits + _misfit(np.stack([(1 - ramp_QT) ** 2, ramp_QT**2, mixed], -1), variance)
         i = int(errors.argmin())
         if errors[i] < least:
-            best, least = (start, int(stops[i])), errors[i]
+            best, least = (start, int(stops[i]), float(misfits[i])), errors[i]
     return best
 
 

@@ -1,10 +1,7 @@
 """Transitions between shots, from thumbnails of every frame: which changes are cuts, and which frames mix two shots.
 
-A frame of a dissolve is a linear blend of the frames before and after it, and has less contrast than both (a
-variance parabola: Alattar, 1993); moving cameras and subjects do neither. A fade is a run of blank frames with a linear
-ramp at either side. A flash is a jump that is taken back within a few frames.
-
-Everything here counts in frames. Thumbnails are compared by the root mean square of their difference, 0 to 255.
+A fade is a run of blank frames with a linear ramp at either side. A flash is a jump that is taken back within a few
+frames. Dissolves are found by `dissolves.py`. Everything here counts in frames.
 """
 
 from collections.abc import Sequence
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 
 from data_engine.config import ShotConfig
 from data_engine.dissolves import DissolveFinder
+from data_engine.steadiness import frames_still_mixed
 from data_engine.thumbnails import correlation, distances, floats, mean_and_contrast, steps_between
 
 Kind = Literal["cut", "fade", "dissolve"]
@@ -101,7 +99,11 @@ class TransitionFinder:
             )
             before = self._ramp(range(first - 1, left - 1, -1), float(colour))
             behind = self._ramp(range(after, right), float(colour))
-            found.append(Transition("fade", max(left, first - before), min(right, after + behind)))
+            # Where a ramp ends at a cut, that may be its own last step: the frame behind it is mixed still.
+            is_cut_short = 0 < before >= first - left, 0 < behind >= right - after
+            begin = max(0, left - 1 if is_cut_short[0] else max(left, first - before))
+            end = min(len(blank), right + 1 if is_cut_short[1] else min(right, after + behind))
+            found.append(Transition("fade", begin, end))
         return found
 
     def dissolves(self, cuts: Sequence[int], fades: Sequence[Transition]) -> list[Transition]:
@@ -167,10 +169,12 @@ class TransitionFinder:
 
         Their distance from the blank colour grows linearly, then stays. The best such curve is taken.
         """
-        frames = frames[: round(_MAX_RAMP_S * self._fps)]
+        max_frames = round(_MAX_RAMP_S * self._fps)
+        outward = self._thumbnails[list(frames[: 2 * max_frames])]
+        frames = frames[:max_frames]
         if len(frames) < 2:
             return len(frames)
-        away = distances(floats(self._thumbnails[list(frames)]), np.float32(colour))
+        away = distances(floats(outward[: len(frames)]), np.float32(colour))
         along = np.arange(1, len(frames) + 1)
         errors: list[float] = []
         for length in range(1, len(frames) + 1):
@@ -180,7 +184,8 @@ class TransitionFinder:
         length = int(np.argmin(errors)) + 1
         if length == 1 or away[:length].max() < _MIN_RAMP_GAIN:
             return 1 if away[0] < _MIN_RAMP_GAIN else 0
-        return length + 1 + round(_MARGIN_SHARE * length)
+        more = frames_still_mixed(outward[length - 1 :], outward[length // 2], length)
+        return length + more + 1 + round(_MARGIN_SHARE * length)
 
 
 def join(gradual: Sequence[Transition], cuts: Sequence[int]) -> list[Transition]:
