@@ -6,7 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from modeling.conditioning import GivenFrames, given_frames
 from modeling.config import GuidanceConfig, SamplerConfig, STIVConfig
+from modeling.conv_autoencoder import ConvSettings
 from modeling.flow import TimestepDistribution
+from modeling.kl_autoencoder import KLSettings
 from modeling.recompute import RecomputePolicy
 
 Task = Literal["t2i", "t2v", "stiv"]
@@ -26,6 +28,7 @@ PLACEMENT_FIELDS: dict[str, Any] = {
         "timeout_s",
         "max_loader_restarts",
     },
+    "encoders": {"kl": {"frames_at_once"}},
 }
 """Fields that say where a run happens, not what it computes: they may change on resume."""
 
@@ -87,8 +90,13 @@ class DataConfig(FrozenModel):
 class EncoderConfig(FrozenModel):
     """The frozen encoders, by name. `*_model` is a hub id or a folder, where the encoder needs one."""
 
-    autoencoder: Literal["patch_pca", "kl"]
+    autoencoder: Literal["patch_pca", "conv", "kl"]
+    """`patch_pca` and `conv` are fitted on the frames of the run before its first stage."""
     autoencoder_model: str | None = None
+    conv: ConvSettings = ConvSettings()
+    """Size and fit of `conv`."""
+    kl: KLSettings = KLSettings()
+    """How `kl` is loaded and run: its subfolder and revision, slices and tiles."""
     text_encoder: Literal["minilm", "open_clip", "t5", "class_labels"]
     text_encoder_model: str | None = None
     text_encoder_weights: str | None = None
@@ -100,6 +108,12 @@ class EncoderConfig(FrozenModel):
     def _needs_models(self) -> Self:
         if self.autoencoder == "kl" and self.autoencoder_model is None:
             raise ValueError("autoencoder 'kl' needs autoencoder_model: a hub id or a folder")
+        for name, defaults in (("conv", ConvSettings()), ("kl", KLSettings())):
+            if self.autoencoder != name and getattr(self, name) != defaults:
+                raise ValueError(
+                    f"encoders.{name} is set but autoencoder is {self.autoencoder!r}, which would ignore "
+                    f"it; leave it out, or set encoders.autoencoder={name}"
+                )
         if self.text_encoder in ("open_clip", "t5") and self.text_encoder_model is None:
             raise ValueError(f"text_encoder {self.text_encoder!r} needs text_encoder_model")
         if (self.text_encoder == "class_labels") != bool(self.class_names):

@@ -19,7 +19,7 @@ import torch
 from data_engine.schema import ShardManifest
 from training.checkpoint import file_sha256, write_json
 from training.config import TrainConfig
-from training.encoders import fit_autoencoder, load_encoders
+from training.encoders import FITTED_AUTOENCODERS, fit_autoencoder, load_encoders
 from training.encoding import EncodeResult, read_receipt, receipt_path, tar_path, write_latents
 from training.errors import TrainError
 from training.latent_sets import AUTOENCODER_NAME, Encoding, claim
@@ -113,7 +113,7 @@ def encode(
 def _prepare(config: TrainConfig, index: SampleIndex, out: Path) -> Encoding:
     """See what encodes the clips, and fit the autoencoder if it is one that is fitted on them."""
     autoencoder = out / AUTOENCODER_NAME
-    is_fitted = config.encoders.autoencoder != "kl"
+    is_fitted = config.encoders.autoencoder in FITTED_AUTOENCODERS
     if is_fitted and not autoencoder.exists():
         reader = SampleReader(index, _without_cache(config).data, out)
         fit_autoencoder(config, index, reader, autoencoder)
@@ -143,7 +143,7 @@ def _plan(index: SampleIndex, encoding: Encoding) -> tuple[list[_Part], int]:
         mine = np.flatnonzero(shard_of[rows] == shard)
         for start in range(0, len(mine), CLIPS_PER_SHARD):
             chosen = mine[start : start + CLIPS_PER_SHARD]
-            seed = derive_seed(_VERSION, encoding.model_dump_json(), identity, start)
+            seed = derive_seed(_VERSION, encoding.key(), identity, start)
             # By key: a shard that two data sets share is encoded once.
             key = f"{seed:016x}"
             parts[key] = _Part(key, rows[chosen].tolist(), sizes[chosen].tolist())

@@ -1,13 +1,17 @@
 """Frames and captions to what the network reads, through the frozen encoders of a run."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from modeling.autoencoder import Autoencoder, KLAutoencoder, PatchPCA
+from modeling.autoencoder import AUTOENCODERS, Autoencoder
 from modeling.conditioning import Conditions, MicroConditions, TextFeatures, concatenate_text
+from modeling.conv_autoencoder import ConvAutoencoder
+from modeling.kl_autoencoder import KLAutoencoder
+from modeling.patch_pca import PatchPCA
 from modeling.text_encoder import (
     ClassLabelEncoder,
     MiniLMTextEncoder,
@@ -15,7 +19,7 @@ from modeling.text_encoder import (
     T5TextEncoder,
     TextEncoder,
 )
-from training.config import EncoderConfig, TrainConfig
+from training.config import LATENT_DOWNSAMPLING, EncoderConfig, TrainConfig
 from training.errors import DataError, TrainError
 from training.randomness import generator_at
 from training.step import TrainBatch
@@ -26,10 +30,16 @@ from training.streaming.loader import LoadedBatch
 from training.streaming.order import Sample
 from training.streaming.reading import SampleReader
 
+logger = logging.getLogger(__name__)
+
 MAX_CACHED_CAPTIONS = 4096
 """Text features kept in memory; a caption of 40 MiniLM tokens takes about 60 kB."""
-FIT_CLIPS = 48
-FIT_FRAMES_PER_CLIP = 4
+FITTED_AUTOENCODERS = ("patch_pca", "conv")
+FIT_SAMPLE = {"patch_pca": (48, 4), "conv": (128, 12)}
+"""Clips, and frames of each, that a fit looks at; at 256x256 px those of `conv` take 300 MB."""
+
+FitCallback = Callable[[int, int, float], None]
+"""Called with (steps done, steps in all, loss)."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +54,11 @@ class FrozenEncoders:
 def load_encoders(
     config: TrainConfig, autoencoder_path: Path, device: torch.device
 ) -> FrozenEncoders:
-    """Build the encoders that the config names; `autoencoder_path` holds a fitted PatchPCA.
+    """Build the encoders that the config names; `autoencoder_path` holds the fitted autoencoder.
 
     Raises:
-        TrainError: an encoder has other widths than the network was configured for.
+        TrainError: an encoder has other widths than the network was configured for, or another factor
+            of pixels to latents than the configuration supports.
     """
     autoencoder = _autoencoder(config.encoders, autoencoder_path, device)
     text = _text_encoder(config.encoders, device)
@@ -59,26 +70,55 @@ def load_encoders(
             f"encoders {autoencoder.name} and {text.name} give (latent channels, text width, pooled "
             f"text width) {found}, the model is configured for {expected}; change one of the two"
         )
+    if autoencoder.downsampling != LATENT_DOWNSAMPLING:
+        raise TrainError(
+            f"autoencoder {autoencoder.name} has {autoencoder.downsampling} px to a latent position, "
+            f"training supports {LATENT_DOWNSAMPLING}; take another autoencoder_model"
+        )
     return FrozenEncoders(autoencoder, text, text.encode([""]))
 
 
 def fit_autoencoder(
-    config: TrainConfig, index: SampleIndex, reader: SampleReader, path: Path
+    config: TrainConfig,
+    index: SampleIndex,
+    reader: SampleReader,
+    path: Path,
+    on_step: FitCallback | None = None,
 ) -> None:
-    """Fit PatchPCA on frames spread over the shards and save it; the same shards give the same file."""
+    """Fit the autoencoder on frames spread over the shards and save it by a rename.
+
+    On the CPU, also where the run has a GPU: there the same shards, settings and number of threads give
+    the same file. The cost does not grow with the size of the frames. A clip that cannot be read is left out.
+
+    Raises:
+        DataError: none of the chosen clips can be read.
+    """
+    num_clips, num_frames = FIT_SAMPLE[config.encoders.autoencoder]
     order = torch.randperm(len(index), generator=generator_at(config.seed, "fit")).tolist()
     bucket = Bucket(1, config.data.height_px, config.data.width_px)
     chosen: list[torch.Tensor] = []
-    for row in order[:FIT_CLIPS]:
+    for row in order[:num_clips]:
         clip = index.clip(row)
-        places = torch.linspace(0, clip.num_frames - 1, FIT_FRAMES_PER_CLIP).long().unique()
-        chosen.append(torch.from_numpy(reader.frames(clip, places.tolist(), bucket)))
-    pca = PatchPCA.fit(
-        torch.cat(chosen), latent_channels=config.model.latent_channels, seed=config.seed
+        places = torch.linspace(0, clip.num_frames - 1, num_frames).long().unique()
+        try:
+            chosen.append(torch.from_numpy(reader.frames(clip, places.tolist(), bucket)))
+        except DataError as error:
+            logger.warning("the autoencoder is fitted without %s: %s", clip.clip_id, error)
+    if not chosen:
+        raise DataError(f"none of {min(num_clips, len(index))} clips can be read; build them again")
+    sample_NHWC = torch.cat(chosen)
+    channels = config.model.latent_channels
+    if config.encoders.autoencoder == "patch_pca":
+        PatchPCA.fit(sample_NHWC, latent_channels=channels, seed=config.seed).save(path)
+        return
+    fitted = ConvAutoencoder.fit(
+        sample_NHWC,
+        latent_channels=channels,
+        settings=config.encoders.conv,
+        seed=config.seed,
+        on_step=on_step,
     )
-    temporary = path.with_name(f".{path.name}.tmp")
-    pca.save(temporary)
-    temporary.replace(path)
+    fitted.save(path)
 
 
 class BatchEncoder:
@@ -166,12 +206,12 @@ def micro_conditions(
 
 
 def _autoencoder(config: EncoderConfig, path: Path, device: torch.device) -> Autoencoder:
-    if config.autoencoder == "patch_pca":
+    if config.autoencoder in FITTED_AUTOENCODERS:
         if not path.exists():
             raise DataError(f"{path} is missing; the run was not prepared, start it again")
-        return PatchPCA.load(path)
+        return AUTOENCODERS[config.autoencoder](str(path))
     assert config.autoencoder_model is not None, "the config checks this"
-    return KLAutoencoder(config.autoencoder_model, device=device)
+    return KLAutoencoder(config.autoencoder_model, config.kl, device=device)
 
 
 def _text_encoder(config: EncoderConfig, device: torch.device) -> TextEncoder:

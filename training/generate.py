@@ -11,9 +11,9 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from modeling.autoencoder import psnr
 from modeling.conditioning import Conditions, TextFeatures
 from modeling.config import GuidanceConfig, SamplerConfig
+from modeling.frames import psnr
 from modeling.sampler import SamplingTask, sample
 from modeling.stiv import STIV
 from training.checkpoint import STATE_NAME, file_sha256, load_average, write_json

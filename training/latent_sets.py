@@ -8,14 +8,16 @@ OUT/latents-KEY.json          its receipt, written last: the tar is whole
 OUT/index/                    which clips there are; may be deleted
 """
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from training.checkpoint import file_sha256, write_json
-from training.config import EncoderConfig, FrozenModel, TrainConfig
+from training.config import PLACEMENT_FIELDS, EncoderConfig, FrozenModel, TrainConfig
 from training.errors import DataError, TrainError
 from training.streaming.shards import LATENTS_MANIFEST_NAME
 from training.streaming.storage import is_url
@@ -35,6 +37,10 @@ class Encoding(FrozenModel):
     """Of the fitted autoencoder."""
     format_version: int = FORMAT_VERSION
 
+    def key(self) -> str:
+        """Changes with what decides the numbers."""
+        return json.dumps({**self.model_dump(mode="json"), "encoders": _identity(self.encoders)})
+
 
 def claim(folder: Path, wanted: Encoding) -> None:
     """Make this the folder of an encoding, or check that it already is.
@@ -47,15 +53,21 @@ def claim(folder: Path, wanted: Encoding) -> None:
         write_json(path, wanted.model_dump(mode="json"))
         return
     found = read_encoding(folder)
+    theirs, ours = ({**dict(e), "encoders": _identity(e.encoders)} for e in (found, wanted))
     differences = [
-        f"{name} is {value!r} there and {getattr(wanted, name)!r} now"
-        for name, value in found
-        if value != getattr(wanted, name)
+        f"{name} is {value!r} there and {ours[name]!r} now"
+        for name, value in theirs.items()
+        if value != ours[name]
     ]
     if differences:
         raise TrainError(
             f"{folder} holds latents of another encoding: {'; '.join(differences)}; choose another --out"
         )
+
+
+def _identity(encoders: EncoderConfig) -> dict[str, Any]:
+    """What decides the numbers, and not how much memory they may take."""
+    return encoders.model_dump(mode="json", exclude=PLACEMENT_FIELDS["encoders"])
 
 
 def read_encoding(folder: Path) -> Encoding:
@@ -90,10 +102,11 @@ def adopt_encoders(config: TrainConfig, datasets: Sequence[str], autoencoder: Pa
         if is_url(name) or not (folder / LATENTS_MANIFEST_NAME).exists():
             continue
         encoding = read_encoding(folder)
+        theirs, ours = _identity(encoding.encoders), _identity(config.encoders)
         differences = [
-            f"encoders.{field} is {value!r} there and {getattr(config.encoders, field)!r} in the run"
-            for field, value in encoding.encoders
-            if value != getattr(config.encoders, field)
+            f"encoders.{field} is {value!r} there and {ours[field]!r} in the run"
+            for field, value in theirs.items()
+            if value != ours[field]
         ]
         if differences:
             raise TrainError(

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from training.streaming.shards import dataset_names
 logger = logging.getLogger(__name__)
 
 ProgressCallback = Callable[[str, int, int, float], None]
-"""Called with (stage, steps done, steps in all, loss) from a thread of the driver."""
+"""Called with (stage, steps done, steps in all, loss) from a thread of the driver. The fit of the autoencoder
+comes first, under the name `autoencoder`."""
 
 PlanCallback = Callable[[str, str], None]
 """Called before training with each stage and what it will train on, as a table."""
@@ -67,7 +69,8 @@ def fit(
         raise TrainError("Ray is not running in this process; call ray.init() before fit()")
     names = dataset_names(datasets)
     run = RunDirectory(run_dir.resolve())
-    for name, plan in prepare_run(config, names, run.path).items():
+    on_fit_step = partial(on_progress, "autoencoder") if on_progress else None
+    for name, plan in prepare_run(config, names, run.path, on_fit_step).items():
         ahead_mb = read_ahead_mb(plan, config.data, config.num_workers)
         on_plan(name, f"{plan.table()}\nread ahead: at most {ahead_mb:.0f} MiB in each worker")
     if not resume:

@@ -16,7 +16,13 @@ from torch.nn.parallel import DistributedDataParallel
 from modeling.conditioning import TextFeatures
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import OptimizerConfig, StageConfig, TrainConfig
-from training.encoders import BatchEncoder, fit_autoencoder, load_encoders
+from training.encoders import (
+    FITTED_AUTOENCODERS,
+    BatchEncoder,
+    FitCallback,
+    fit_autoencoder,
+    load_encoders,
+)
 from training.errors import TrainError
 from training.latent_sets import adopt_encoders
 from training.run_directory import RunDirectory, StageDirectory, StageResult
@@ -52,7 +58,10 @@ class StageData:
 
 
 def prepare_run(
-    config: TrainConfig, datasets: Sequence[str | Path], run_dir: Path
+    config: TrainConfig,
+    datasets: Sequence[str | Path],
+    run_dir: Path,
+    on_fit_step: FitCallback | None = None,
 ) -> dict[str, StagePlan]:
     """Check config, shards and run directory once for all stages, and fit the autoencoder if need be.
 
@@ -67,9 +76,9 @@ def prepare_run(
     plans = {name: _plan(index, config, name) for name in config.stages}
     run.claim(config, index.fingerprint)
     adopt_encoders(config, index.datasets, run.autoencoder)
-    if config.encoders.autoencoder == "patch_pca" and not run.autoencoder.exists():
+    if config.encoders.autoencoder in FITTED_AUTOENCODERS and not run.autoencoder.exists():
         reader = SampleReader(index, config.data, run.frames)
-        fit_autoencoder(config, index, reader, run.autoencoder)
+        fit_autoencoder(config, index, reader, run.autoencoder, on_fit_step)
     return plans
 
 

@@ -1,7 +1,7 @@
 """What a run leaves on disk, and the rule that one directory holds one run.
 
 RUN/config.json                  resolved config and the fingerprint of the shards
-RUN/autoencoder.safetensors      the PatchPCA fitted on them, where the config names it
+RUN/autoencoder.safetensors      PatchPCA or ConvAutoencoder fitted on them, where the config names one
 RUN/index/                       which samples there are; may be deleted
 RUN/frames/                      decoded frames at training size; may be deleted
 RUN/<stage>/metrics.jsonl        one line per optimizer step

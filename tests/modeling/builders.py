@@ -86,3 +86,11 @@ def latents(batch: int = 2, num_frames: int = 4, *, seed: int = 0) -> Tensor:
 
 def times(batch: int = 2) -> Tensor:
     return torch.linspace(0.2, 0.8, batch)
+
+
+def smooth_frames(count: int, *, seed: int = 0, height: int = 64, width: int = 96) -> Tensor:
+    """Blurred colour noise with an edge: uint8 (count, height, width, 3)."""
+    coarse = torch.rand(count, 3, 6, 8, generator=seeded(seed))
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
+    smooth[:, :, :, width // 2 + 3 :] *= 0.6
+    return (smooth.clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).contiguous()

@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.training.builders import tiny_config, tiny_stage
-from training.config import TrainConfig
+from training.config import EncoderConfig, TrainConfig
 from training.recipes import RECIPES, demo_tiny, stiv_xl_256
 
 
@@ -83,3 +83,18 @@ def test_a_contradiction_is_refused_when_the_config_is_made(
 def test_an_image_stage_takes_one_frame() -> None:
     with pytest.raises(ValidationError, match="t2i takes exactly 1"):
         tiny_stage("t2i", num_frames=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"autoencoder": "patch_pca", "conv": {"width": 32}}, "encoders.conv is set but autoenc"),
+        ({"autoencoder": "conv", "kl": {"tile_px": 64}}, "encoders.kl is set but autoencoder is"),
+        ({"autoencoder": "kl"}, "needs autoencoder_model"),
+    ],
+)
+def test_settings_of_another_autoencoder_are_refused(
+    changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EncoderConfig.model_validate({"text_encoder": "minilm", **changes})

@@ -1,28 +1,15 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from modeling.autoencoder import (
-    AUTOENCODERS,
-    Autoencoder,
-    AutoencoderError,
-    KLAutoencoder,
-    PatchPCA,
-    psnr,
-)
-from tests.modeling.builders import randn, seeded
-
-
-def smooth_frames(count: int, *, seed: int = 0, height: int = 64, width: int = 96) -> Tensor:
-    """Blurred colour noise with an edge: uint8 (count, height, width, 3)."""
-    coarse = torch.rand(count, 3, 6, 8, generator=seeded(seed))
-    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
-    smooth[:, :, :, width // 2 + 3 :] *= 0.6
-    return (smooth.clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).contiguous()
+from modeling.autoencoder import AUTOENCODERS
+from modeling.errors import AutoencoderError
+from modeling.frames import psnr
+from modeling.patch_pca import PatchPCA
+from tests.modeling.builders import smooth_frames
 
 
 @pytest.fixture(scope="module")
@@ -140,46 +127,3 @@ def test_wrong_frames_are_refused(fitted: PatchPCA, frames: Tensor, message: str
 def test_latents_of_another_autoencoder_are_refused(fitted: PatchPCA) -> None:
     with pytest.raises(AutoencoderError, match=r"expected latents \(B, 16"):
         fitted.decode(torch.zeros(1, 4, 1, 8, 8))
-
-
-def test_psnr_of_a_known_error() -> None:
-    black, grey = torch.zeros(4, dtype=torch.uint8), torch.full((4,), 51, dtype=torch.uint8)
-    assert psnr(black, grey) == pytest.approx(20 * torch.log10(torch.tensor(5.0)).item())
-    assert psnr(black, black) == float("inf")
-
-
-@pytest.mark.slow
-def test_a_vae_is_loaded_from_a_folder_and_scaled(tmp_path: Path) -> None:
-    """The loading code of the hub path, on a small random VAE written here."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-    torch.manual_seed(0)
-    config: dict[str, Any] = {
-        "down_block_types": ("DownEncoderBlock2D",) * 2,
-        "up_block_types": ("UpDecoderBlock2D",) * 2,
-        "block_out_channels": (8, 8),
-        "norm_num_groups": 4,
-        "latent_channels": 3,
-        "scaling_factor": 0.5,
-        "shift_factor": 0.25,
-    }
-    vae: Any = AutoencoderKL(**config).eval()
-    vae.save_pretrained(tmp_path)
-    autoencoder: Autoencoder = KLAutoencoder(tmp_path, max_frames=4)
-    assert (autoencoder.name, autoencoder.latent_channels, autoencoder.downsampling) == ("kl", 3, 2)
-
-    frames = smooth_frames(6, height=16, width=24).unflatten(0, (2, 3))
-    latents = autoencoder.encode(frames)
-    assert latents.shape == (2, 3, 3, 8, 12)
-    pixels = frames[1, 2].permute(2, 0, 1)[None].float() / 127.5 - 1
-    with torch.no_grad():
-        mean = vae.encode(pixels).latent_dist.mode()
-    torch.testing.assert_close(latents[1:, :, 2], (mean - 0.25) * 0.5, rtol=1e-3, atol=1e-4)
-
-    decoded = autoencoder.decode(latents)
-    assert decoded.shape == frames.shape
-    assert decoded.dtype == torch.uint8
-    torch.testing.assert_close(
-        autoencoder.decode(latents[1:, :, 2:]), decoded[1:, 2:], rtol=0, atol=1
-    )
-    assert not torch.equal(autoencoder.decode(latents + randn(1, 3, 1, 1, 1)), decoded)
