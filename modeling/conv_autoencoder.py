@@ -46,8 +46,7 @@ class ConvAutoencoder:
     latents = PCA(frames) + f(frames); pixels = inverse PCA(latents) + g(latents). Both corrections start
     at zero, so a fit starts at the quality of PCA and the latents keep the sizes that PatchPCA gives
     them: zero mean, mean variance 1 over the channels, half whitened. The decoder sees the neighbours
-    of a latent pixel, which removes the edges between patches. Without the PCA a fit of the same length
-    stays 2 dB below it (docs/log.md).
+    of a latent pixel, which removes the edges between patches. docs/log.md has what else was tried.
     """
 
     name = "conv"

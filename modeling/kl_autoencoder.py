@@ -108,7 +108,7 @@ def _load(hub_id_or_folder: str, settings: KLSettings) -> Any:
 
     at = f" at revision {settings.revision}" if settings.revision else ""
     at += f" in {settings.subfolder}" if settings.subfolder else ""
-    place = {"revision": settings.revision, "subfolder": settings.subfolder}
+    place: dict[str, Any] = {"revision": settings.revision, "subfolder": settings.subfolder}
     try:
         stated: Any = AutoencoderKL.load_config(hub_id_or_folder, **place)
         # diffusers would take what the two classes share, and fill the rest with random weights.

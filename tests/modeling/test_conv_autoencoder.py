@@ -44,6 +44,7 @@ def fitted() -> ConvAutoencoder:
     return ConvAutoencoder.fit(smooth_frames(6), latent_channels=8, settings=SMALL)
 
 
+@pytest.mark.slow
 def test_it_beats_patch_pca_on_another_part_of_the_photographs() -> None:
     train, held_out = photo_clip(0, 140, 24), photo_clip(140, 213, 4)[None]
     settings = ConvSettings(num_decoder_blocks=1, num_steps=250, crop_px=32)

@@ -111,7 +111,7 @@ def test_tiles_change_nothing_in_a_frame_of_one_tile_and_little_in_a_larger_one(
 
 
 def test_tiles_that_cut_a_latent_pixel_are_refused(vae_folder: Path) -> None:
-    with pytest.raises(AutoencoderError, match="tile_px 33 does not divide by 2.*take 32"):
+    with pytest.raises(AutoencoderError, match=r"tile_px 33 does not divide by 2.*take 32"):
         KLAutoencoder(vae_folder, KLSettings(tile_px=33))
 
 
