@@ -25,7 +25,7 @@ from torch import Tensor
 from modeling.conv_autoencoder import ConvAutoencoder
 from modeling.frames import psnr
 from modeling.patch_pca import PatchPCA
-from training.decode import decode_frames
+from training.streaming.decode import decode_frames
 
 Fitted = PatchPCA | ConvAutoencoder
 
@@ -68,7 +68,7 @@ def read_frames(dataset: Path, height_px: int, width_px: int) -> Frames:
         unseen = source == "bikes" or record["start_s"] >= FITTED_UNTIL_S
         count = UNSEEN_FRAMES_PER_CLIP if unseen else FITTED_FRAMES_PER_CLIP
         places = np.unique(np.linspace(0, record["num_frames"] - 1, count).astype(int)).tolist()
-        frames = torch.from_numpy(decode_frames(video, places, height_px, width_px))
+        frames = torch.from_numpy(decode_frames(video, places, (height_px, width_px)))
         (bikes if source == "bikes" else film if unseen else fitted).append(frames)
     return Frames(torch.cat(fitted), torch.cat(film), torch.cat(bikes))
 
