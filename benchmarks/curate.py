@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.process_tree import Process, total_cpu_s, tree_of
 from data_engine.caption_config import CaptionConfig
 from data_engine.config import DuplicateConfig, FilterConfig, ProbeConfig, ScoreConfig, ShardConfig
 from data_engine.container import decode_frames, fit_long_side, open_video, upright_rgb
@@ -41,7 +42,6 @@ from data_engine.tables import DatasetPaths, load_clips
 from data_engine.throughput import read_throughput
 from orchestration.ray_session import ray_session
 
-_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 # As small as NeMo Curator's motion filter takes clips.
 CONFIG = demo().model_copy(update={"shards": ShardConfig(short_side_px=256, max_clips=32)})
 ENGINES = {
@@ -64,44 +64,6 @@ class Cost:
     cpu_s: float
     wall_s: float
     peak_mb: float
-
-
-@dataclass(frozen=True)
-class Process:
-    parent: int
-    own_cpu_s: float
-    ended_children_cpu_s: float
-    resident_mb: float
-
-
-def tree_of(root: int) -> dict[int, Process]:
-    """A process and all its descendants, by pid."""
-    found: dict[int, Process] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        user, system, children_user, children_system = (int(ticks) for ticks in fields[11:15])
-        found[int(entry.name)] = Process(
-            parent=int(fields[1]),
-            own_cpu_s=(user + system) / _TICKS_A_SECOND,
-            ended_children_cpu_s=(children_user + children_system) / _TICKS_A_SECOND,
-            resident_mb=int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20,
-        )
-    inside = {root}
-    while more := {pid for pid, p in found.items() if p.parent in inside} - inside:
-        inside |= more
-    return {pid: found[pid] for pid in inside if pid in found}
-
-
-def total_cpu_s(root: int, seen: dict[int, Process]) -> float:
-    """Of a tree. A parent that waits for its children knows of those that were too short to be seen."""
-    of_children = sum(total_cpu_s(pid, seen) for pid, p in seen.items() if p.parent == root)
-    known = seen[root]
-    return known.own_cpu_s + max(known.ended_children_cpu_s, of_children)
 
 
 def watched(command: list[str]) -> Cost:
