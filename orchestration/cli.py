@@ -154,11 +154,11 @@ def train(
     if not dataset or run is None:
         raise typer.BadParameter("both --dataset and --run are needed")
     from orchestration.summary import print_training
-    from training.streaming.shards import find_shards
+    from training.streaming.shards import fingerprint_of
 
     # Before Ray starts, so that a typing error is answered at once.
     for name in dataset:
-        find_shards(name)
+        fingerprint_of(name, memory=None)
     with ray_session(ray_address), progress_reporter(console) as reporter:
         from training.launch import fit
 

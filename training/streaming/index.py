@@ -7,7 +7,6 @@ killed goes on.
 
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,10 +21,17 @@ from training.errors import DataError
 from training.randomness import derive_seed
 from training.streaming.describing import describe_shard
 from training.streaming.rows import SCHEMA
-from training.streaming.shards import Shard, dataset_names, find_shards
+from training.streaming.shards import (
+    Shard,
+    check_sizes,
+    dataset_names,
+    find_shards,
+    fingerprint_of,
+)
+from training.streaming.storage import write_whole
 
 Media = Literal["video", "image", "latents"]
-_VERSION = "index-v1"
+_VERSION = "index-v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,8 @@ class SampleIndex:
         self.locations: list[str] = facts["locations"]
         self.identities: list[str] = facts["identities"]
         """Of each shard, which change with its bytes."""
+        self.sizes_bytes: list[int | None] = facts["sizes_bytes"]
+        """Of each shard, where its manifest says it."""
         self.datasets: list[str] = facts["datasets"]
         self.fingerprint: str = facts["fingerprint"]
         """Changes with the bytes or the order of any shard, not with where they lie."""
@@ -82,28 +90,33 @@ class SampleIndex:
             DataError: a data set has no shards, or one of them is broken or of another version.
         """
         names = dataset_names(datasets)
+        if folder is not None:
+            path = _path(folder, names, [fingerprint_of(name, folder) for name in names])
+            if path.exists():
+                index = _mapped(path)
+                check_sizes(index.locations, index.sizes_bytes)
+                return index
         found = [find_shards(name) for name in names]
-        fingerprint = f"{derive_seed(_VERSION, *(fingerprint for _, fingerprint in found)):016x}"
-        locations = [shard.location for shards, _ in found for shard in shards]
+        shards = [shard for mine, _ in found for shard in mine]
+        fingerprints = [fingerprint for _, fingerprint in found]
         facts = {
             "datasets": names,
-            "locations": locations,
-            "identities": [shard.identity for shards, _ in found for shard in shards],
-            "fingerprint": fingerprint,
+            "locations": [shard.location for shard in shards],
+            "identities": [shard.identity for shard in shards],
+            "sizes_bytes": [shard.entry and shard.entry.size_bytes for shard in shards],
+            "fingerprint": f"{derive_seed(_VERSION, *fingerprints):016x}",
         }
-        # Where shards lie may change from run to run, which is why it is part of the file's name.
-        path = folder and folder / f"{derive_seed(json.dumps(facts)):016x}.arrow"
-        if path is None or not path.exists():
-            table = _build([shards for shards, _ in found], folder)
-            table = table.replace_schema_metadata({"index": json.dumps(facts)})
-            if not table.num_rows:
-                raise DataError(
-                    f"no clips in {', '.join(names) or 'no data set'}; "
-                    "build the data set first, or loosen its filters"
-                )
-            if path is None:
-                return cls(table.combine_chunks())
-            _write(path, table)
+        table = _build([mine for mine, _ in found], folder)
+        table = table.replace_schema_metadata({"index": json.dumps(facts)})
+        if not table.num_rows:
+            raise DataError(
+                f"no clips in {', '.join(names) or 'no data set'}; "
+                "build the data set first, or loosen its filters"
+            )
+        if folder is None:
+            return cls(table.combine_chunks())
+        path = _path(folder, names, fingerprints)
+        _write(path, table)
         return _mapped(path)
 
     def numbers(self, column: str) -> NDArray[np.int64]:
@@ -168,6 +181,11 @@ class SampleIndex:
         return {name: self._table.column(name).combine_chunks() for name in names}
 
 
+def _path(folder: Path, names: Sequence[str], fingerprints: Sequence[str]) -> Path:
+    # Where shards lie may change from run to run, which is why it is part of the file's name.
+    return folder / f"{derive_seed(_VERSION, *names, *fingerprints):016x}.arrow"
+
+
 def _mapped(path: Path) -> SampleIndex:
     return SampleIndex(_map(path), path)
 
@@ -202,14 +220,8 @@ def _map(path: Path) -> pa.Table:
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Workers may index at the same time: each writes a file of its own, the last rename wins.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     buffer = io.BytesIO()
     with pa.ipc.new_file(buffer, table.schema) as writer:
         # In one batch, so that columns are mapped as they lie.
         writer.write_table(table.combine_chunks(), max_chunksize=max(1, table.num_rows))
-    with temporary.open("wb") as file:
-        file.write(buffer.getbuffer())
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, buffer.getbuffer())

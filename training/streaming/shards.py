@@ -14,7 +14,8 @@ from data_engine.schema import (
     ShardManifest,
 )
 from training.errors import DataError
-from training.streaming.storage import file_system, is_url
+from training.randomness import derive_seed
+from training.streaming.storage import file_system, is_url, write_whole
 
 LATENTS_MANIFEST_NAME = "latents.json"
 """In the folder that `stiv encode` writes; it looks like the manifest of clip shards."""
@@ -32,6 +33,12 @@ class Shard:
     entry: ShardEntry | None = None
 
 
+_MANIFESTS: tuple[tuple[Kind, str], ...] = (
+    ("clips", f"shards/{MANIFEST_NAME}"),
+    ("latents", LATENTS_MANIFEST_NAME),
+)
+
+
 def find_shards(dataset: str) -> tuple[list[Shard], str]:
     """The shards of one data set in order, and a fingerprint that changes with the bytes or order of any.
 
@@ -41,23 +48,50 @@ def find_shards(dataset: str) -> tuple[list[Shard], str]:
     Raises:
         DataError: it holds no shards, or its manifest is unreadable or does not fit them.
     """
-    kinds: tuple[tuple[Kind, str], ...] = (
-        ("clips", f"shards/{MANIFEST_NAME}"),
-        ("latents", LATENTS_MANIFEST_NAME),
-    )
-    for kind, manifest in kinds:
+    for kind, manifest in _MANIFESTS:
         location = f"{dataset.rstrip('/')}/{manifest}"
         content = _read_whole(location)
         if content is not None:
             return _of_manifest(location, kind, content), hashlib.sha256(content).hexdigest()
-    shards = [Shard(location, "tar", identity) for location, identity in _list_tars(dataset)]
-    if not shards:
-        raise DataError(
-            f"no shards: {dataset} holds neither shards/{MANIFEST_NAME}, {LATENTS_MANIFEST_NAME} nor a tar; "
-            "build the data set first, or give its folder"
-        )
-    identities = json.dumps([shard.identity for shard in shards])
-    return shards, hashlib.sha256(identities.encode()).hexdigest()
+    listed = _list_tars(dataset)
+    return [Shard(location, "tar", identity) for location, identity in listed], _identity(listed)
+
+
+def fingerprint_of(dataset: str, memory: Path | None) -> str:
+    """The fingerprint alone, without parsing the manifest: that of a million samples takes half a minute.
+
+    In the folder `memory` is kept what a manifest on disk hashed to, under its size, times and inode: manifests appear
+    by rename, so that another one is another inode.
+
+    Raises:
+        DataError: it holds no shards, or they are out of reach.
+    """
+    for _, manifest in _MANIFESTS:
+        location = f"{dataset.rstrip('/')}/{manifest}"
+        remembered = None if memory is None else _memory_of(location, memory)
+        if remembered is not None and remembered.exists():
+            return remembered.read_text()
+        content = _read_whole(location)
+        if content is None:
+            continue
+        fingerprint = hashlib.sha256(content).hexdigest()
+        if remembered is not None:
+            write_whole(remembered, fingerprint.encode())
+        return fingerprint
+    return _identity(_list_tars(dataset))
+
+
+def _memory_of(location: str, memory: Path) -> Path | None:
+    if is_url(location) or not (path := Path(location)).exists():
+        return None
+    stat = path.stat()
+    facts = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    return memory / "manifests" / f"{derive_seed(location, *facts):016x}.sha256"
+
+
+def _identity(tars: Sequence[tuple[str, str]]) -> str:
+    identities = json.dumps([[Path(location).name, identity] for location, identity in tars])
+    return hashlib.sha256(identities.encode()).hexdigest()
 
 
 def dataset_names(datasets: Sequence[str | Path]) -> list[str]:
@@ -71,18 +105,32 @@ def _of_manifest(location: str, kind: Kind, content: bytes) -> list[Shard]:
     except (SchemaError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise DataError(f"{location} is not a readable shard manifest: {error}") from error
     folder = location.rpartition("/")[0]
-    sizes = _sizes(folder)
-    shards: list[Shard] = []
-    for entry in manifest.shards:
-        found_bytes = sizes.get(entry.name)
-        if found_bytes != entry.size_bytes:
+    shards = [Shard(f"{folder}/{e.name}", kind, e.sha256, e) for e in manifest.shards]
+    check_sizes([shard.location for shard in shards], [e.size_bytes for e in manifest.shards])
+    return shards
+
+
+def check_sizes(locations: Sequence[str], sizes_bytes: Sequence[int | None]) -> None:
+    """See that shards are as long as their manifests say; None where none says it.
+
+    Raises:
+        DataError: one is missing or has another size.
+    """
+    said = {
+        location: size_bytes
+        for location, size_bytes in zip(locations, sizes_bytes, strict=True)
+        if size_bytes is not None
+    }
+    sizes = {folder: _sizes(folder) for folder in {name.rpartition("/")[0] for name in said}}
+    for location, size_bytes in said.items():
+        folder, _, name = location.rpartition("/")
+        found_bytes = sizes[folder].get(name)
+        if found_bytes != size_bytes:
             found = "is missing" if found_bytes is None else f"has {found_bytes} bytes"
             raise DataError(
-                f"shard {folder}/{entry.name} {found}, its manifest says {entry.size_bytes} bytes; "
+                f"shard {location} {found}, its manifest says {size_bytes} bytes; "
                 "copy it again or build the data set again"
             )
-        shards.append(Shard(f"{folder}/{entry.name}", kind, entry.sha256, entry))
-    return shards
 
 
 def _read_whole(location: str) -> bytes | None:
@@ -107,12 +155,28 @@ def _sizes(folder: str) -> dict[str, int]:
 
 
 def _list_tars(dataset: str) -> list[tuple[str, str]]:
-    """Location and identity of each tar, by name."""
-    if not is_url(dataset):
-        path = Path(dataset)
-        tars = [path] if path.suffix == ".tar" and path.is_file() else sorted(path.glob("*.tar"))
-        facts = [(tar, tar.stat()) for tar in tars]
-        return [(str(tar), f"{tar.name}-{s.st_size}-{s.st_mtime_ns}") for tar, s in facts]
+    """Location and identity of each tar, by name.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = _local_tars(dataset) if not is_url(dataset) else _remote_tars(dataset)
+    if not found:
+        raise DataError(
+            f"no shards: {dataset} holds neither shards/{MANIFEST_NAME}, {LATENTS_MANIFEST_NAME} nor a tar; "
+            "build the data set first, or give its folder"
+        )
+    return found
+
+
+def _local_tars(dataset: str) -> list[tuple[str, str]]:
+    path = Path(dataset)
+    tars = [path] if path.suffix == ".tar" and path.is_file() else sorted(path.glob("*.tar"))
+    facts = [(tar, tar.stat()) for tar in tars]
+    return [(str(tar), f"{stat.st_size}-{stat.st_mtime_ns}") for tar, stat in facts]
+
+
+def _remote_tars(dataset: str) -> list[tuple[str, str]]:
     files, path = file_system(dataset)
     scheme = dataset.partition("://")[0]
     try:

@@ -40,6 +40,16 @@ def file_system(url: str) -> tuple[Any, str]:
     return files, str(path)
 
 
+def write_whole(path: Path, data: bytes | memoryview) -> None:
+    """A file on disk, by rename. Workers may write it at the same time: the last one wins."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
 def open_shard(location: str) -> IO[bytes]:
     """A shard for reading its headers."""
     if not is_url(location):

@@ -62,7 +62,10 @@ def test_an_index_is_made_once_and_mapped_afterwards(
 ) -> None:
     first = SampleIndex.open([dataset], tmp_path)
     monkeypatch.setattr(index_module, "describe_shard", None)
-    again = SampleIndex.open([dataset], tmp_path)
+    with monkeypatch.context() as patch:
+        # Nor is the manifest parsed again, which for a million samples takes half a minute.
+        patch.setattr(index_module, "find_shards", None)
+        again = SampleIndex.open([dataset], tmp_path)
     assert [again.clip(r) for r in range(6)] == [first.clip(r) for r in range(6)]
     # Without the whole, its pieces serve: a build that was killed goes on.
     for path in tmp_path.glob("*.arrow"):
@@ -70,6 +73,29 @@ def test_an_index_is_made_once_and_mapped_afterwards(
     rebuilt = SampleIndex.open([dataset], tmp_path)
     assert rebuilt.fingerprint == first.fingerprint
     assert [rebuilt.clip(r) for r in range(6)] == [first.clip(r) for r in range(6)]
+
+
+def test_a_mapped_index_notices_what_happened_to_its_shards(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "data", [8, 8], clips_per_shard=1)
+    first = SampleIndex.open([dataset], tmp_path / "index")
+    manifest = dataset / "shards" / "manifest.json"
+    last = dataset / "shards" / "shard-000001.tar"
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-512])
+    with pytest.raises(DataError, match=rf"shard-000001.tar has {len(whole) - 512} bytes"):
+        SampleIndex.open([dataset], tmp_path / "index")
+    last.unlink()
+    with pytest.raises(DataError, match=r"shard-000001.tar is missing"):
+        SampleIndex.open([dataset], tmp_path / "index")
+    # Of the same size, and put in its place as the writer does it.
+    facts = json.loads(manifest.read_text())
+    facts["shards"] = facts["shards"][:1]
+    shorter = json.dumps(facts)
+    (dataset / "new.json").write_text(shorter + " " * (manifest.stat().st_size - len(shorter)))
+    (dataset / "new.json").replace(manifest)
+    again = SampleIndex.open([dataset], tmp_path / "index")
+    assert (len(first), len(again)) == (2, 1)
+    assert again.fingerprint != first.fingerprint
 
 
 def test_the_fingerprint_is_that_of_the_bytes_and_their_order(
