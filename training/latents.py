@@ -10,9 +10,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
@@ -25,7 +27,10 @@ from training.errors import DataError
 LATENTS_MEMBER = "latents.npy"
 TEXT_MEMBER = "text.safetensors"
 FORMAT_VERSION = 1
-_DTYPE = np.dtype("<f2")
+LATENT_DTYPE = np.dtype("<f2")
+_Place = tuple[torch.dtype, int, int, tuple[int, ...]]
+"""Type, how many numbers, where they begin after the header, and shape."""
+_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +52,7 @@ class LatentRecord:
 
     @property
     def frame_bytes(self) -> int:
-        return math.prod(self.shape_FCHW[1:]) * _DTYPE.itemsize
+        return math.prod(self.shape_FCHW[1:]) * LATENT_DTYPE.itemsize
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
@@ -76,16 +81,16 @@ class LatentRecord:
 
 def pack_latents(latents_FCHW: Tensor) -> tuple[bytes, int]:
     """An npy file, and where its numbers begin."""
-    array = np.ascontiguousarray(latents_FCHW.float().cpu().numpy().astype(_DTYPE))
+    array = np.ascontiguousarray(latents_FCHW.float().cpu().numpy().astype(LATENT_DTYPE))
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
     data = buffer.getvalue()
     return data, len(data) - array.nbytes
 
 
-def frames_of(data: bytes, shape_FCHW: tuple[int, int, int, int]) -> NDArray[np.float16]:
-    """Frames x channels x height x width from the bytes of some neighbouring frames."""
-    return np.frombuffer(data, _DTYPE).reshape(shape_FCHW)
+def bytes_of(latents_FCHW: NDArray[np.float16]) -> memoryview:
+    """The bytes of an array that is read into."""
+    return latents_FCHW.reshape(-1).view(np.uint8).data
 
 
 def pack_text(features: Mapping[str, TextFeatures]) -> bytes:
@@ -97,18 +102,39 @@ def pack_text(features: Mapping[str, TextFeatures]) -> bytes:
     return safetensors.torch.save(tensors)
 
 
-def unpack_text(data: bytes, name: str) -> TextFeatures:
+def unpack_text(data: bytearray, name: str) -> TextFeatures:
     """One of the texts as a batch of one.
 
     Raises:
         DataError: it is not there, or the bytes are not safetensors.
     """
+    start = 8 + int.from_bytes(data[:8], "little")
     try:
-        tensors = safetensors.torch.load(data)
-        tokens, pooled = tensors[f"{name}.tokens"], tensors[f"{name}.pooled"]
+        layout = _layout(bytes(data[:start]), len(data))
+        tokens, pooled = (
+            torch.frombuffer(data, dtype=dtype, count=count, offset=start + offset).view(shape)
+            for dtype, count, offset, shape in (layout[f"{name}.tokens"], layout[f"{name}.pooled"])
+        )
     except (SafetensorError, KeyError, ValueError) as error:
         raise DataError(f"text features hold no {name} ({error})") from error
     mask = torch.ones(1, tokens.shape[0], dtype=torch.bool)
     return TextFeatures(
         tokens_BLD=tokens[None].float(), mask_BL=mask, pooled_BD=pooled[None].float()
     )
+
+
+@lru_cache(maxsize=1024)
+def _layout(header: bytes, size_bytes: int) -> dict[str, _Place]:
+    """Where the tensors of a safetensors file are. Texts of one length have the same header, so few are parsed.
+
+    Raises:
+        SafetensorError: the header is damaged, or does not fit the size of the file.
+    """
+    # Judged by the library itself, with zeros for the numbers.
+    safetensors.deserialize(header + bytes(max(0, size_bytes - len(header))))
+    facts: dict[str, Any] = json.loads(header[8:])
+    facts.pop("__metadata__", None)
+    return {
+        name: (_DTYPES[t["dtype"]], math.prod(t["shape"]), t["data_offsets"][0], tuple(t["shape"]))
+        for name, t in facts.items()
+    }

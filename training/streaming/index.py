@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -128,45 +128,50 @@ class SampleIndex:
         return self.numbers("has_caption").astype(np.bool_)
 
     def in_subset(self, subset: str) -> NDArray[np.bool_]:
-        names, rows = self._memberships
+        rows = np.repeat(np.arange(len(self)), np.diff(self._subset_starts))
         chosen = np.zeros(len(self), np.bool_)
-        chosen[rows[names == subset]] = True
+        chosen[rows[np.array(self._subset_names, np.object_) == subset]] = True
         return chosen
 
     def subsets(self) -> list[str]:
         """The names that any sample knows."""
-        return sorted(set(self._memberships[0].tolist()))
+        return sorted(set(self._subset_names))
 
     def clip(self, row: int) -> Clip:
-        values = self._columns
-        shape = (values["channels"][row], values["latent_height"][row], values["latent_width"][row])
-        text = self._texts
+        values, texts = self._columns, self._texts
         return Clip(
             row=row,
-            clip_id=text["key"][row].as_py(),
-            location=self.locations[values["shard"][row]],
-            media=text["media"][row].as_py(),
-            offset=int(values["offset"][row]),
-            size_bytes=int(values["size_bytes"][row]),
-            caption=text["caption"][row].as_py(),
-            original_caption=text["original_caption"][row].as_py(),
-            num_frames=int(values["num_frames"][row]),
-            fps=float(values["fps"][row]),
-            original_height_px=int(values["height_px"][row]),
-            original_width_px=int(values["width_px"][row]),
-            subsets=tuple(text["subsets"][row].as_py()),
-            latent_shape_CHW=(int(shape[0]), int(shape[1]), int(shape[2])),
-            text_offset=int(values["text_offset"][row]),
-            text_size_bytes=int(values["text_size_bytes"][row]),
+            clip_id=texts["key"].at(row) or "",
+            location=self.locations[values["shard"].item(row)],
+            media=cast("Media", texts["media"].at(row)),
+            offset=values["offset"].item(row),
+            size_bytes=values["size_bytes"].item(row),
+            caption=texts["caption"].at(row) or "",
+            original_caption=texts["original_caption"].at(row),
+            num_frames=values["num_frames"].item(row),
+            fps=values["fps"].item(row),
+            original_height_px=values["height_px"].item(row),
+            original_width_px=values["width_px"].item(row),
+            subsets=tuple(
+                self._subset_names[self._subset_starts[row] : self._subset_starts[row + 1]]
+            ),
+            latent_shape_CHW=(
+                values["channels"].item(row),
+                values["latent_height"].item(row),
+                values["latent_width"].item(row),
+            ),
+            text_offset=values["text_offset"].item(row),
+            text_size_bytes=values["text_size_bytes"].item(row),
         )
 
     @cached_property
-    def _memberships(self) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
-        """The subsets of all samples one after another, and the row of each."""
-        column = self._table.column("subsets").combine_chunks()
-        lengths = np.diff(column.offsets.to_numpy())
-        names = column.flatten().to_numpy(zero_copy_only=False)
-        return names, np.repeat(np.arange(len(self)), lengths)
+    def _subset_starts(self) -> list[int]:
+        """Where the names of each sample begin among `_subset_names`, and the end of the last."""
+        return self._table.column("subsets").combine_chunks().offsets.to_pylist()
+
+    @cached_property
+    def _subset_names(self) -> list[str]:
+        return self._table.column("subsets").combine_chunks().flatten().to_pylist()
 
     @cached_property
     def _columns(self) -> dict[str, NDArray[np.int64]]:
@@ -176,9 +181,27 @@ class SampleIndex:
         return {name: self.numbers(name) for name in ("dataset", "shard", *names)}
 
     @cached_property
-    def _texts(self) -> dict[str, pa.Array]:
-        names = ("key", "media", "caption", "original_caption", "subsets")
-        return {name: self._table.column(name).combine_chunks() for name in names}
+    def _texts(self) -> dict[str, "_Texts"]:
+        names = ("key", "media", "caption", "original_caption")
+        return {name: _Texts(self._table.column(name).combine_chunks()) for name in names}
+
+
+class _Texts:
+    """A column of texts, each read where it lies: a scalar of Arrow costs ten times as much."""
+
+    def __init__(self, array: pa.StringArray) -> None:
+        _, offsets, data = array.buffers()
+        self._offsets = np.frombuffer(offsets, np.int32)[array.offset :]
+        self._data = memoryview(data or b"")
+        self._is_known = None
+        if array.null_count:
+            self._is_known = array.is_valid().to_numpy(zero_copy_only=False)
+
+    def at(self, row: int) -> str | None:
+        if self._is_known is not None and not self._is_known.item(row):
+            return None
+        start, end = self._offsets.item(row), self._offsets.item(row + 1)
+        return str(self._data[start:end], "utf-8")
 
 
 def _path(folder: Path, names: Sequence[str], fingerprints: Sequence[str]) -> Path:

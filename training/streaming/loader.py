@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from modeling.conditioning import TextFeatures
 from training.config import DataConfig
 from training.errors import DataError
+from training.latents import LATENT_DTYPE
 from training.streaming.buckets import Bucket, StagePlan
 from training.streaming.order import Sample, SampleOrder, rank_places
-from training.streaming.reading import ReadSample, SampleReader
+from training.streaming.reading import ReadSample, SampleReader, Shape
 
 logger = logging.getLogger(__name__)
 
@@ -152,9 +154,12 @@ class _Steps(Dataset[LoadedBatch]):
         bucket, batch_size = self._order.bucket(step)
         places = rank_places(batch_size, self._rank, self._world_size)
         skipped: list[Skipped] = []
-        found = [self._read(step, place, bucket, skipped) for place in places]
+        latents = _LatentRows(len(places))
+        found: list[tuple[Sample, ReadSample]] = []
+        for place in places:
+            found.append(self._read(step, place, bucket, (latents, skipped)))
+            latents.num_filled += found[-1][1].latents_FCHW is not None
         frames = [read.frames_FHWC for _, read in found if read.frames_FHWC is not None]
-        latents = [read.latents_FCHW for _, read in found if read.latents_FCHW is not None]
         return LoadedBatch(
             step=step,
             bucket=bucket,
@@ -162,24 +167,49 @@ class _Steps(Dataset[LoadedBatch]):
             places=places,
             samples=[sample for sample, _ in found],
             frames_NFHWC=torch.from_numpy(np.stack(frames)) if frames else None,
-            latents_NFCHW=torch.from_numpy(np.stack(latents)) if latents else None,
+            latents_NFCHW=latents.filled(),
             texts=[read.text for _, read in found],
             skipped=skipped,
         )
 
     def _read(
-        self, step: int, place: int, bucket: Bucket, skipped: list[Skipped]
+        self, step: int, place: int, bucket: Bucket, out: tuple["_LatentRows", list[Skipped]]
     ) -> tuple[Sample, ReadSample]:
+        latents, skipped = out
         for attempt in range(_MAX_ATTEMPTS):
             sample = self._order.sample(step, place, attempt)
             try:
-                return sample, self._reader.read(sample, bucket)
+                return sample, self._reader.read(sample, bucket, latents.next_row)
             except DataError as error:
                 skipped.append(Skipped(sample.clip.clip_id, str(error)))
         raise DataError(
             f"step {step + 1}: {_MAX_ATTEMPTS} samples one after the other could not be read, the last: "
             f"{skipped[-1].reason}"
         )
+
+
+class _LatentRows:
+    """The latents of a batch, each read to where it stays."""
+
+    def __init__(self, num_rows: int) -> None:
+        self._num_rows = num_rows
+        self._rows_NFCHW: NDArray[np.float16] | None = None
+        self.num_filled = 0
+
+    def next_row(self, shape_FCHW: Shape) -> NDArray[np.float16]:
+        if self._rows_NFCHW is None:
+            self._rows_NFCHW = np.empty((self._num_rows, *shape_FCHW), LATENT_DTYPE)
+        if self._rows_NFCHW.shape[1:] != shape_FCHW:
+            raise DataError(
+                f"latents of shape {shape_FCHW} in a batch of {self._rows_NFCHW.shape[1:]}; "
+                "encode all data sets with the same autoencoder"
+            )
+        return self._rows_NFCHW[self.num_filled]
+
+    def filled(self) -> Tensor | None:
+        if self._rows_NFCHW is None or not self.num_filled:
+            return None
+        return torch.from_numpy(self._rows_NFCHW[: self.num_filled])
 
 
 def resident_mb() -> float:

@@ -13,7 +13,7 @@ import torch
 
 from modeling.conditioning import GivenFrames, given_frames
 from training.config import DataConfig, StageConfig
-from training.randomness import generator_at
+from training.randomness import derive_seed, generator_at
 from training.streaming.buckets import Bucket, Rows, StagePlan, fitting_stride
 from training.streaming.index import Clip, SampleIndex
 from training.streaming.interleave import Interleave, permutation, whole_counts
@@ -70,6 +70,8 @@ class SampleOrder:
         total = min(_MAX_CYCLE, max(len(steps), round(most * sum(steps))))
         self._schedule = Interleave(whole_counts(steps, total), (*key, "schedule"))
         self._datasets = cache(self._mix_datasets)
+        # Seeded anew for each sample; making one for each would cost more than the draws.
+        self._generator = torch.Generator()
         self._permutation = lru_cache(maxsize=4 * len(plan.buckets))(self._draw_permutation)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -113,7 +115,7 @@ class SampleOrder:
         num_frames = bucket.num_frames
         stride = fitting_stride(clip.num_frames, num_frames, self._data.sampling_stride)
         span = (num_frames - 1) * stride + 1
-        generator = generator_at(*self._key, "sample", *where)
+        generator = self._generator.manual_seed(derive_seed(*self._key, "sample", *where))
         start = int(torch.randint(clip.num_frames - span + 1, (1,), generator=generator))
         shows_original, flips, top, left, given = torch.rand(5, generator=generator).tolist()
         # Latents were cut out at the centre when they were made.
@@ -133,7 +135,7 @@ class SampleOrder:
         which: GivenFrames = "none"
         if self._stage.task == "stiv" and num_frames > 1:
             which = self._stage.given[int(draw * len(self._stage.given))]
-        return tuple(given_frames(which, num_frames).tolist())
+        return _given(which, num_frames)
 
     def _mix_datasets(self, number: int) -> Interleave:
         sizes = [len(mine) for mine in self._plan.buckets[number].rows]
@@ -153,6 +155,11 @@ class SampleOrder:
     def _draw_permutation(self, number: int, dataset: int, epoch: int) -> Rows:
         size = len(self._plan.buckets[number].rows[dataset])
         return permutation(size, *self._key, "epoch", number, dataset, epoch)
+
+
+@cache
+def _given(which: GivenFrames, num_frames: int) -> tuple[bool, ...]:
+    return tuple(given_frames(which, num_frames).tolist())
 
 
 def rank_places(batch_size: int, rank: int, world_size: int) -> range:

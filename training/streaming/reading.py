@@ -1,7 +1,7 @@
 """A sample to its numbers: frames of a clip or an image, or latents that were encoded before."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from modeling.conditioning import TextFeatures
 from training.config import DataConfig
 from training.errors import DataError
-from training.latents import frames_of, unpack_text
+from training.latents import LATENT_DTYPE, bytes_of, unpack_text
 from training.streaming.buckets import Bucket
 from training.streaming.decode import ClipDecodeError, FramesFHWC, decode_frames, decode_image
 from training.streaming.index import Clip, SampleIndex
 from training.streaming.order import Sample
 from training.streaming.storage import RangeReader
+
+Latents = NDArray[np.float16]
+Shape = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class ReadSample:
     """Either frames (F x H x W x RGB) or latents (F x C x H x W) with the features of the caption."""
 
     frames_FHWC: FramesFHWC | None = None
-    latents_FCHW: NDArray[np.float16] | None = None
+    latents_FCHW: Latents | None = None
     text: TextFeatures | None = None
 
 
@@ -52,15 +55,19 @@ class SampleReader:
         """A loader process opens files of its own."""
         return SampleReader, self._arguments
 
-    def read(self, sample: Sample, bucket: Bucket) -> ReadSample:
+    def read(
+        self, sample: Sample, bucket: Bucket, place: Callable[[Shape], Latents] | None = None
+    ) -> ReadSample:
         """What is trained on.
+
+        `place` gives the part of a batch that latents of this shape are read into, without a copy between.
 
         Raises:
             DataError: the clip cannot be read or decoded, or is shorter than its record says.
         """
         clip = sample.clip
         if clip.media == "latents":
-            return self._read_latents(sample)
+            return self._read_latents(sample, place or _new_latents)
         frames = self.frames(clip, sample.frame_indices, bucket, sample.crop)
         if sample.flips:
             frames = np.ascontiguousarray(frames[:, :, ::-1])
@@ -90,18 +97,22 @@ class SampleReader:
         whole: FramesFHWC = np.load(path, mmap_mode="r", allow_pickle=False)
         return np.ascontiguousarray(whole[list(indices)])
 
-    def _read_latents(self, sample: Sample) -> ReadSample:
+    def _read_latents(self, sample: Sample, place: Callable[[Shape], Latents]) -> ReadSample:
         clip = sample.clip
         frame_bytes = clip.size_bytes // clip.num_frames
         first, last = sample.frame_indices[0], sample.frame_indices[-1]
         count = last - first + 1
         # One read of the whole window: frames between those that are wanted cost less than another read.
         offset = clip.offset + first * frame_bytes
-        data = self._files.read(clip.location, offset, count * frame_bytes)
-        window = frames_of(data, (count, *clip.latent_shape_CHW))
-        text = self._files.read(clip.location, clip.text_offset, clip.text_size_bytes)
+        latents = place((len(sample.frame_indices), *clip.latent_shape_CHW))
+        window = latents if sample.stride == 1 else _new_latents((count, *clip.latent_shape_CHW))
+        self._files.read_into(clip.location, offset, bytes_of(window))
+        if window is not latents:
+            latents[:] = window[:: sample.stride]
+        text = bytearray(clip.text_size_bytes)
+        self._files.read_into(clip.location, clip.text_offset, memoryview(text))
         return ReadSample(
-            latents_FCHW=window[:: sample.stride],
+            latents_FCHW=latents,
             text=unpack_text(text, "original" if sample.shows_original else "caption"),
         )
 
@@ -123,6 +134,10 @@ class SampleReader:
                 f"clip {clip.clip_id} of {clip.location} {error}, its record says {clip.num_frames} "
                 "frames; build the data set again"
             ) from error
+
+
+def _new_latents(shape_FCHW: Shape) -> Latents:
+    return np.empty(shape_FCHW, LATENT_DTYPE)
 
 
 def _write_array(path: Path, frames: FramesFHWC) -> None:

@@ -54,7 +54,8 @@ def find_shards(dataset: str) -> tuple[list[Shard], str]:
         if content is not None:
             return _of_manifest(location, kind, content), hashlib.sha256(content).hexdigest()
     listed = _list_tars(dataset)
-    return [Shard(location, "tar", identity) for location, identity in listed], _identity(listed)
+    shards = [Shard(location, "tar", f"{Path(location).name}-{i}") for location, i in listed]
+    return shards, _identity(listed)
 
 
 def fingerprint_of(dataset: str, memory: Path | None) -> str:
@@ -186,7 +187,7 @@ def _remote_tars(dataset: str) -> list[tuple[str, str]]:
     return [
         (
             f"{scheme}://{name}",
-            f"{Path(name).name}-{info['size']}-{info.get('ETag') or info.get('LastModified', '')}",
+            f"{info['size']}-{info.get('ETag') or info.get('LastModified', '')}",
         )
         for name, info in sorted(found.items())
         if name.endswith(".tar")

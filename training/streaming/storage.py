@@ -71,9 +71,19 @@ class RangeReader:
         Raises:
             DataError: the shard is gone, out of reach or too short.
         """
+        data = bytearray(size_bytes)
+        self.read_into(location, offset, memoryview(data))
+        return bytes(data)
+
+    def read_into(self, location: str, offset: int, buffer: memoryview) -> None:
+        """As `read`, into a buffer of bytes that somebody has already.
+
+        Raises:
+            DataError: as `read`.
+        """
         for attempt in range(_ATTEMPTS):
             try:
-                data = self._read_once(location, offset, size_bytes)
+                num_read = self._read_once(location, offset, buffer)
                 break
             except OSError as error:
                 self._forget(location)
@@ -83,23 +93,24 @@ class RangeReader:
                 time.sleep(_FIRST_PAUSE_S * 2**attempt)
         else:
             raise AssertionError("the last attempt returns or raises")
-        if len(data) != size_bytes:
+        if num_read != len(buffer):
             raise DataError(f"{location} ends inside a member at {offset}; copy the shard again")
-        return data
 
     def close(self) -> None:
         for descriptor in self._open.values():
             os.close(descriptor)
         self._open.clear()
 
-    def _read_once(self, location: str, offset: int, size_bytes: int) -> bytes:
+    def _read_once(self, location: str, offset: int, buffer: memoryview) -> int:
         if not is_url(location):
-            return os.pread(self._descriptor(location), size_bytes, offset)
+            return os.preadv(self._descriptor(location), [buffer], offset)
         files, path = file_system(location)
         limits = {}
         if isinstance(files, fsspec.asyn.AsyncFileSystem) and not files.asynchronous:
             limits["timeout"] = REMOTE_TIMEOUT_S
-        return cast("bytes", files.cat_file(path, start=offset, end=offset + size_bytes, **limits))
+        data = cast("bytes", files.cat_file(path, start=offset, end=offset + len(buffer), **limits))
+        buffer[: len(data)] = data
+        return len(data)
 
     def _descriptor(self, path: str) -> int:
         descriptor = self._open.pop(path, None)
