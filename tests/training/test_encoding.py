@@ -12,14 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from modeling.conditioning import TextFeatures
 from tests.training.builders import tiny_config, tiny_stage, write_dataset
 from training.config import TrainConfig
 from training.encoders import BatchEncoder, fit_autoencoder, load_encoders
 from training.encoding import read_receipt, tar_path, write_latents
 from training.errors import DataError, TrainError
 from training.latent_sets import Encoding, adopt_encoders, claim
-from training.latents import frames_of, pack_latents, pack_text, unpack_text
 from training.step import TrainBatch
 from training.streaming.buckets import Bucket, plan_stage
 from training.streaming.index import SampleIndex
@@ -154,23 +152,6 @@ def test_a_run_takes_over_the_autoencoder_of_its_latents(tmp_path: Path) -> None
     (out / "encoding.json").unlink()
     with pytest.raises(DataError, match="encode them again"):
         adopt_encoders(config, [str(out)], mine)
-
-
-def test_packed_numbers_come_back() -> None:
-    latents_FCHW = torch.randn(5, 4, 2, 3, generator=torch.Generator().manual_seed(0))
-    data, offset = pack_latents(latents_FCHW)
-    found = torch.from_numpy(frames_of(data[offset:], (5, 4, 2, 3)).copy())
-    assert torch.equal(found, latents_FCHW.half())
-    mask = torch.tensor([[True, True, False]])
-    text = TextFeatures(torch.randn(1, 3, 6), mask, torch.randn(1, 6))
-    packed = pack_text({"caption": text})
-    back = unpack_text(packed, "caption")
-    assert torch.equal(back.tokens_BLD, text.tokens_BLD[:, :2].half().float())
-    assert torch.equal(back.pooled_BD, text.pooled_BD)
-    with pytest.raises(DataError, match="hold no original"):
-        unpack_text(packed, "original")
-    with pytest.raises(DataError, match="hold no caption"):
-        unpack_text(b"no safetensors", "caption")
 
 
 _ENCODE = """
