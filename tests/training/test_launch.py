@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from modeling.conv_autoencoder import ConvSettings
 from tests.training.builders import tiny_config
+from training.config import EncoderConfig
 from training.errors import TrainError
 from training.launch import MetricsTail, fit
 
@@ -47,7 +49,9 @@ def test_a_followed_file_gives_each_line_once_and_starts_over_when_replaced(tmp_
 @pytest.mark.usefixtures("local_ray")
 def test_two_workers_train_the_chain_resume_it_and_then_rest(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    config = tiny_config(num_workers=2)
+    conv = ConvSettings(width=16, num_decoder_blocks=1, num_steps=3, batch_size=2, crop_px=16)
+    encoders = EncoderConfig(autoencoder="conv", conv=conv, text_encoder="minilm")
+    config = tiny_config(num_workers=2, encoders=encoders)
     seen: list[tuple[str, int, int]] = []
     result = fit(
         config,
@@ -57,7 +61,8 @@ def test_two_workers_train_the_chain_resume_it_and_then_rest(dataset: Path, tmp_
     )
     assert [stage.stage for stage in result.stages] == ["t2i", "t2v", "stiv"]
     assert all((run / stage.checkpoint).is_dir() for stage in result.stages)
-    assert seen == [(stage, step, 4) for stage in config.stages for step in range(1, 5)]
+    assert seen[:3] == [("autoencoder", step, 3) for step in range(1, 4)]
+    assert seen[3:] == [(stage, step, 4) for stage in config.stages for step in range(1, 5)]
 
     # As if the last stage had been killed after its checkpoint of step 4, before its result.
     (run / "stiv" / "result.json").unlink()
