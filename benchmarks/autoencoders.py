@@ -111,9 +111,8 @@ def _ssim(frames: Tensor, other: Tensor) -> float:
 
 
 def write_picture(path: Path, frames: Frames, shown: Sequence[Fitted]) -> None:
-    """Rows: the original, then each autoencoder; the last column is from `bikes`."""
-    places = torch.linspace(0, len(frames.film) - 1, NUM_SHOWN - 1).long()
-    originals = torch.cat([frames.film[places], frames.bikes[len(frames.bikes) // 2][None]])
+    """Rows: the original, then each autoencoder. Of the film only, whose licence lets it be shown."""
+    originals = frames.film[torch.linspace(0, len(frames.film) - 1, NUM_SHOWN).long()]
     rows = [originals, *(reconstruct(fitted, originals) for fitted in shown)]
     sheet = torch.cat([torch.cat(list(row), dim=1) for row in rows]).numpy()
     image = Image.fromarray(sheet)

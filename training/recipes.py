@@ -18,7 +18,8 @@ def demo_tiny() -> TrainConfig:
     Everything is scaled down from the paper; the chain, the objective and the conditioning are its own.
     The average decays faster than in the paper, where 0.9999 looks back over 10,000 steps: more than
     this whole run. The learning rate is higher for the same reason, and the guidance scale lower: after
-    so few steps 7.5 amplifies noise.
+    so few steps 7.5 amplifies noise. The autoencoder is the one that fits in seconds: after so few steps
+    a sharper one does not show (docs/log.md).
     """
     optimizer = OptimizerConfig(learning_rate=3e-3, warmup_steps=20)
     return TrainConfig(
