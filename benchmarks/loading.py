@@ -31,6 +31,7 @@ _NUM_SAMPLES, _SAMPLES_PER_SHARD, _TIMES = 2048, 256, 489
 _MILLION = _NUM_SAMPLES * _TIMES
 _RESUME_AT = 900_000
 _OURS = "this project"
+_PARTS = ("latents", "clips", "resume", "decoders")
 _PACKAGES = {
     "webdataset": "webdataset",
     "streaming": "mosaicml-streaming",
@@ -178,6 +179,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement, at least")
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS)
     parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
@@ -197,15 +199,8 @@ def main() -> None:
     tars = arguments.clips / "shards"
     rounds: int = arguments.rounds
     of_clips = [side for side in here if "to_tuple" not in side]
-    text = "\n".join(
-        [
-            "# From shards to batches",
-            "",
-            f"Command: `python -m benchmarks.loading --rounds {rounds} --seconds {arguments.seconds:g}`. "
-            f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores, each side bound to one. "
-            f"Python {platform.python_version()}, {versions(runs, here)}. "
-            f"Not installed: {', '.join(s for s in SIDES if s not in here) or 'none'}.",
-            "",
+    parts = {
+        "latents": lambda: [
             "## Cached latents",
             "",
             f"{_NUM_SAMPLES} samples of 160 KiB of latents (float16), 16 to 24 KiB of text features and a record, in batches of "
@@ -213,28 +208,40 @@ def main() -> None:
             "their files.",
             "",
             *rate_table(runs.compare([_OURS, *here], "latents", (latents, latents), rounds)),
-            "",
+        ],
+        "clips": lambda: [
             "## Clips",
             "",
             "8 frames of each clip, resized to cover 256x256 and cut at the centre; the same frames for all, by decord.",
             "",
             *rate_table(runs.compare([_OURS, *of_clips], "clips", (arguments.clips, tars), rounds)),
-            "",
+        ],
+        "resume": lambda: [
             f"## First batch after a resume at {_RESUME_AT} of {_MILLION} samples",
             "",
             f"The {_NUM_SAMPLES} samples, {_TIMES} times over by links under other names, indexed as {_MILLION} samples by every "
             "side. Opening the index is part of the time, importing packages and the first building of an index are not.",
             "",
             *resume_table(runs, million, here, rounds),
-            "",
+        ],
+        "decoders": lambda: [
             "## decord and PyAV in our own read path",
             "",
             "From a random frame on. `training/streaming/decode.py` takes decord, and PyAV where decord cannot read.",
             "",
             *decoder_table(runs.run(_OURS, "decoders", arguments.clips)["rows"]),
-            "",
-        ]
+        ],
+    }
+    head = (
+        f"Command: `python -m benchmarks.loading --rounds {rounds} --seconds {arguments.seconds:g} "
+        f"--parts {' '.join(arguments.parts)}`. {platform.machine()}, {_processor()}, {os.cpu_count()} cores, "
+        f"each side bound to one. Python {platform.python_version()}, {versions(runs, here)}. "
+        f"Not installed: {', '.join(s for s in SIDES if s not in here) or 'none'}."
     )
+    lines = ["# From shards to batches", "", head, ""]
+    for part in arguments.parts:
+        lines += [*parts[part](), ""]
+    text = "\n".join(lines)
     if arguments.out:
         arguments.out.write_text(text)
     sys.stdout.write(text)

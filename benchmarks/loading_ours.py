@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,8 @@ def _index_folder(dataset: Path) -> Path:
 
 def one_epoch(dataset: Path, task: str) -> Callable[[], Iterable[Sample]]:
     """A function that reads every sample once, in the same random order each time."""
-    num_samples = loader(dataset, task, 1)[2]
-    most = BATCH_SIZE if task == "latents" else NUM_CLIP_FRAMES
-    # An epoch ends with a batch, so that no sample of the next one is among them.
-    batch_size = max(size for size in range(1, most + 1) if num_samples % size == 0)
-    _, batches, _ = loader(dataset, task, batch_size)
+    batch_size = _whole_batches(dataset, task)
+    _, batches, num_samples = loader(dataset, task, batch_size)
 
     def epoch() -> Iterator[Sample]:
         return map(_as_sample, batches.batches(0, num_samples // batch_size))
@@ -78,9 +76,19 @@ def _as_sample(batch: LoadedBatch) -> Sample:
 
 def frames_drawn(dataset: Path) -> dict[str, list[int]]:
     """The frames of each clip that an epoch shows."""
-    order, _, num_samples = loader(dataset, "clips", 1)
-    samples = [order.sample(step, 0) for step in range(num_samples)]
+    # What is drawn depends on the place in the batch, so batches are those of `one_epoch`.
+    batch_size = _whole_batches(dataset, "clips")
+    order, _, num_samples = loader(dataset, "clips", batch_size)
+    places = product(range(num_samples // batch_size), range(batch_size))
+    samples = [order.sample(step, place) for step, place in places]
     return {sample.clip.clip_id: list(sample.frame_indices) for sample in samples}
+
+
+def _whole_batches(dataset: Path, task: str) -> int:
+    """The largest batches with which an epoch ends, so that no sample of the next one is among them."""
+    num_samples = loader(dataset, task, 1)[2]
+    most = BATCH_SIZE if task == "latents" else NUM_CLIP_FRAMES
+    return max(size for size in range(1, most + 1) if num_samples % size == 0)
 
 
 def resume(dataset: Path, start: int) -> dict[str, Any]:
