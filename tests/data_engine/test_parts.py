@@ -21,6 +21,8 @@ from tests.data_engine.test_letterbox import boxed
 from tests.data_engine.truth_set import films_from_photographs
 from tests.videos import Image, faded, frames_of, moving_texture, write_video
 
+pytestmark = pytest.mark.slow
+
 NO_CUTS = ShotConfig(detector="none", stride_s=1.3)
 NETWORK = pytest.param(
     ShotConfig(detector="transnetv2"),
@@ -90,7 +92,6 @@ def test_parts_give_what_the_whole_gives(
         assert [clip.start_s for clip in whole.clips[:3]] == pytest.approx([0, 2, 2 + 25 / 24])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "avi"])
 def test_a_seek_into_open_groups_of_pictures_shows(tmp_path: Path, suffix: str) -> None:
     """Frames whose references lie before the key frame that is sought do not decode alike, and are not used."""
@@ -99,7 +100,6 @@ def test_a_seek_into_open_groups_of_pictures_shows(tmp_path: Path, suffix: str) 
     assert_same(path, 1.6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("film_number", range(5))
 def test_photographs_with_every_kind_of_transition_at_every_rate(
     tmp_path: Path, film_number: int

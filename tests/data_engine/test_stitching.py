@@ -22,6 +22,8 @@ from data_engine.tables import DatasetPaths
 from data_engine.transitions import Transition
 from tests.videos import HEIGHT_PX, WIDTH_PX, Image, Shot, frames_of, write_video
 
+pytestmark = pytest.mark.slow
+
 SCORERS = FrameScorers(ScoreConfig())
 STITCHED = ShotConfig(stitch_similarity=0.6)
 

@@ -86,6 +86,7 @@ def test_checks_on_data_block_what_follows() -> None:
     }
 
 
+@pytest.mark.slow
 def test_loading_the_definitions_pays_for_no_heavy_library() -> None:
     heavy = ["ray", "torch", "cv2", "matplotlib", "onnxruntime"]
     code = (
@@ -99,6 +100,7 @@ def test_loading_the_definitions_pays_for_no_heavy_library() -> None:
     assert ran.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_instance_config_is_valid_and_runs_one_at_a_time(tmp_path: Path) -> None:
     shutil.copy(Path(definitions.__file__).with_name("dagster.yaml"), tmp_path)
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:

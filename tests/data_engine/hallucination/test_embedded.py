@@ -79,6 +79,7 @@ def figures(of_clips: dict[str, Verdict]) -> DsgFigures:
     return found
 
 
+@pytest.mark.slow
 def test_swapping_an_object_for_an_absent_one_raises_both_figures(
     checker: HallucinationChecker, clips: dict[str, list[NDArray[np.uint8]]]
 ) -> None:
