@@ -18,7 +18,7 @@ from data_engine.sources.listing import list_sources, local_source
 from data_engine.sources.storage import filesystem
 from tests.videos import frames_of, moving_texture, write_video
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 MEMBER = "clips/Фильм 1.v2.mp4"
 

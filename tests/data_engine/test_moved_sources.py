@@ -13,6 +13,8 @@ from data_engine.shard_writer import EncodedClip, write_shard
 from data_engine.sources.listing import list_sources
 from tests.videos import frames_of, moving_texture, write_video
 
+pytestmark = pytest.mark.slow
+
 SHARDS = ShardConfig(short_side_px=90)
 
 

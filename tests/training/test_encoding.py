@@ -25,6 +25,8 @@ from training.streaming.loader import BatchLoader
 from training.streaming.order import SampleOrder
 from training.streaming.reading import SampleReader
 
+pytestmark = pytest.mark.slow
+
 SIZE = Bucket(1, 32, 48)
 CPU = torch.device("cpu")
 
@@ -197,7 +199,6 @@ def undisturbed(dataset: Path, out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_a_killed_job_goes_on_and_new_clips_are_added(tmp_path: Path) -> None:
     first = write_dataset(tmp_path / "first", [12] * 12)
     more = write_dataset(tmp_path / "more", [12] * 2)

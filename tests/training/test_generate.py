@@ -13,6 +13,8 @@ from training.generate import IDENTICAL_PSNR_DB, generate, read_image
 from training.loop import prepare_run, train_stage
 from training.run_directory import RunDirectory
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
