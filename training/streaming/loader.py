@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from modeling.conditioning import TextFeatures
 from training.config import DataConfig
@@ -17,6 +16,7 @@ from training.errors import DataError
 from training.latents import LATENT_DTYPE
 from training.streaming.buckets import Bucket, StagePlan
 from training.streaming.order import Sample, SampleOrder, rank_places
+from training.streaming.processes import ProcessLostError, ahead
 from training.streaming.reading import ReadSample, SampleReader, Shape
 
 logger = logging.getLogger(__name__)
@@ -90,10 +90,7 @@ class BatchLoader:
                     self._count(batch)
                     step = batch.step + 1
                     yield batch
-            except RuntimeError as error:
-                # What torch raises, in words only, when a loader process died or was late.
-                if not str(error).startswith("DataLoader"):
-                    raise
+            except ProcessLostError as error:
                 self.num_restarts += 1
                 if self.num_restarts > self._data.max_loader_restarts:
                     raise DataError(
@@ -103,21 +100,12 @@ class BatchLoader:
                 logger.warning("starting the loader again at step %d: %s", step + 1, error)
 
     def _read_ahead(self, steps: range) -> Iterator[LoadedBatch]:
-        workers = self._data.loader_workers
-        if workers == 0:
-            for step in steps:
-                yield self._steps[step]
+        data = self._data
+        if data.loader_workers == 0:
+            yield from map(self._steps.batch, steps)
             return
-        yield from DataLoader(
-            self._steps,
-            batch_size=None,
-            sampler=steps,  # pyright: ignore[reportArgumentType]  (any sequence of indices will do)
-            num_workers=workers,
-            prefetch_factor=self._data.prefetch_batches,
-            timeout=self._data.timeout_s,
-            # Forked processes would inherit the threads of Ray and torch in the middle of what they do.
-            multiprocessing_context="spawn",
-            worker_init_fn=_start_worker,
+        yield from ahead(
+            self._steps.batch, steps, data.loader_workers, data.prefetch_batches, data.timeout_s
         )
 
     def _count(self, batch: LoadedBatch) -> None:
@@ -137,11 +125,7 @@ class BatchLoader:
             )
 
 
-def _start_worker(_: int) -> None:
-    torch.set_num_threads(1)
-
-
-class _Steps(Dataset[LoadedBatch]):
+class _Steps:
     """Step -> batch: what the loader processes run."""
 
     def __init__(
@@ -150,7 +134,7 @@ class _Steps(Dataset[LoadedBatch]):
         self._order, self._reader = order, reader
         self._rank, self._world_size = rank, world_size
 
-    def __getitem__(self, step: int) -> LoadedBatch:
+    def batch(self, step: int) -> LoadedBatch:
         bucket, batch_size = self._order.bucket(step)
         places = rank_places(batch_size, self._rank, self._world_size)
         skipped: list[Skipped] = []
