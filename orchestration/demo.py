@@ -18,8 +18,15 @@ from data_engine.samples import fetch_samples
 from data_engine.tables import DatasetPaths, write_atomically
 from orchestration.progress import ProgressReporter, progress_reporter
 from orchestration.ray_session import ray_session
-from orchestration.summary import print_generated, print_report, print_training, short
+from orchestration.summary import (
+    print_encoded,
+    print_generated,
+    print_report,
+    print_training,
+    short,
+)
 from training import recipes as training_recipes
+from training.encode import encode
 from training.generate import generate
 from training.launch import fit
 
@@ -28,7 +35,7 @@ RUN = "demo_tiny"
 
 
 def run_demo(home: Path, console: Console) -> None:
-    """Sample film -> shards -> three training stages -> two sampled videos, all below `home`.
+    """Sample film -> shards -> latents -> three training stages -> two sampled videos, all below `home`.
 
     Raises:
         JobError: the film cannot be fetched.
@@ -37,7 +44,9 @@ def run_demo(home: Path, console: Console) -> None:
     clock = _Clock()
     sources = home / "sources" / BATCH
     dataset = DatasetPaths(home / "datasets" / BATCH)
+    latents = home / "latents" / RUN
     run = home / "runs" / RUN
+    recipe = training_recipes.demo_tiny()
     with clock.step("samples"):
         fetch_samples(sources, on_progress=console.print)
 
@@ -46,20 +55,19 @@ def run_demo(home: Path, console: Console) -> None:
         def show_curation(progress: Progress) -> None:
             reporter.update(progress.step, progress.done, progress.total, progress.unit)
 
+        def show_encoding(done: int, total: int) -> None:
+            reporter.update("encode latents", done, total, "clips")
+
         def show_training(stage: str, step: int, num_steps: int, loss: float) -> None:
             reporter.update(stage, step, num_steps, f"steps, loss {loss:.4f}")
 
         with clock.step("curate"):
             report = curate(data_recipes.demo(), str(sources), dataset.root, show_curation)
+        with clock.step("encode"):
+            encoded = encode(recipe, [dataset.root], latents, on_progress=show_encoding)
         with clock.step("train"):
             # An interrupted demo goes on where it was.
-            trained = fit(
-                training_recipes.demo_tiny(),
-                [dataset.root],
-                run,
-                resume=True,
-                on_progress=show_training,
-            )
+            trained = fit(recipe, [latents], run, resume=True, on_progress=show_training)
 
     clip, frame = typical_clip([dataset])
     image = run / "first_frame.jpg"
@@ -86,6 +94,7 @@ def run_demo(home: Path, console: Console) -> None:
     console.rule("What was made")
     print_report(console, report, dataset.root)
     console.print(f"report: {short(dataset.report / 'index.html')}", highlight=False)
+    print_encoded(console, encoded)
     print_training(console, trained)
     console.print(f"prompt: {prompt}", highlight=False, markup=False)
     print_generated(console, text_to_video)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     # These import Ray, OpenCV and matplotlib, which loading the definitions must not pay for.
     from data_engine.config import DataEngineConfig
     from data_engine.ray_rows import OnProgress, Progress
+    from training.encoding import EncodeResult
     from training.generate import GenerateResult
     from training.run_directory import TrainResult
 
@@ -56,6 +57,15 @@ def log_progress(context: dg.AssetExecutionContext) -> "OnProgress":
         if is_finished:
             finished.add(step)
         context.log.info(f"{step}: {progress.done:.0f} of {progress.total:.0f} {progress.unit}")
+
+    return log
+
+
+def log_encoding(context: dg.AssetExecutionContext) -> Callable[[int, int], None]:
+    """A callback that writes a log line after each latent shard."""
+
+    def log(done: int, total: int) -> None:
+        context.log.info(f"encode: {done} of {total} clips")
 
     return log
 
@@ -165,6 +175,21 @@ def shard_metadata(paths: DatasetPaths) -> dict[str, Any]:
     return {
         "shards": len(manifest.shards),
         "shard_bytes": sum(shard.size_bytes for shard in manifest.shards),
+    }
+
+
+def latent_metadata(result: "EncodeResult") -> dict[str, Any]:
+    """How many clips there are as latents, what failed, and what this run added."""
+    failed = [failure.split(": ", 1) for failure in result.failures]
+    sections = {"Failed": table(("clip", "why"), failed)} if failed else {}
+    return {
+        **({"report": markdown(sections)} if sections else {}),
+        "clips_encoded": result.num_encoded,
+        "clips_failed": result.num_failed,
+        "clips_without_caption": result.num_without_caption,
+        "shards": result.num_shards,
+        "shards_written": result.num_shards_written,
+        "shard_bytes": result.num_bytes,
     }
 
 

@@ -33,6 +33,9 @@ class Workspace(dg.ConfigurableResource[Any]):
     def dataset(self, batch: str) -> DatasetPaths:
         return DatasetPaths(self.home / "datasets" / batch)
 
+    def latents(self, name: str) -> Path:
+        return self.home / "latents" / name
+
     def run(self, name: str) -> Path:
         return self.home / "runs" / name
 

@@ -10,6 +10,8 @@ from pydantic import Field
 from orchestration.assets.curation import shards
 from orchestration.reporting import (
     clear_failures,
+    latent_metadata,
+    log_encoding,
     observe_training,
     sample_metadata,
     training_metadata,
@@ -31,16 +33,16 @@ _asset = partial(
 )
 
 
-class TrainingRecipe(dg.Config):
-    """Which run to make, what to change in it, and which folder it gets."""
+class EncodingRecipe(dg.Config):
+    """The run whose encoders make the latents, what to change in it, and which folder they get."""
 
     recipe: str = Field(default="demo_tiny", description="A recipe of the trainer, by name.")
     overrides: list[str] = Field(
         default=[], description="Changes as `section.field=value`, e.g. `stages.t2i.num_steps=50`."
     )
-    run: str = Field(
+    latents: str = Field(
         default="demo_tiny",
-        description="Folder below `runs`. It holds one run: other settings or data need another name.",
+        description="Folder below `latents`. It holds one encoding: other encoders or sizes need another name.",
     )
 
     def resolve(self) -> "TrainConfig":
@@ -48,6 +50,15 @@ class TrainingRecipe(dg.Config):
         from training.recipes import RECIPES
 
         return resolve(RECIPES, self.recipe, self.overrides)
+
+
+class TrainingRecipe(EncodingRecipe):
+    """Which run to make, what to change in it, on which latents, and which folder it gets."""
+
+    run: str = Field(
+        default="demo_tiny",
+        description="Folder below `runs`. It holds one run: other settings or data need another name.",
+    )
 
 
 class SampleConfig(dg.Config):
@@ -62,15 +73,48 @@ class SampleConfig(dg.Config):
 
 @_asset(
     deps=[dg.AssetDep(shards, partition_mapping=dg.AllPartitionMapping())],
-    kinds={"pytorch", "ray"},
+    kinds={"pytorch", "webdataset", "ray"},
 )
+def latent_shards(
+    context: dg.AssetExecutionContext,
+    config: EncodingRecipe,
+    workspace: Workspace,
+    ray: RayResource,
+) -> dg.MaterializeResult[Any]:
+    """The clips of every batch and their captions as the frozen encoders of a run see them: training decodes nothing.
+
+    Clips that are encoded already are not encoded again, so a new batch costs only its own clips.
+    """
+    from training.encode import encode
+    from training.streaming.shards import fingerprint_of
+
+    with clear_failures():
+        train = config.resolve()
+        datasets = [paths.root for paths in workspace.finished_datasets()]
+        if not datasets:
+            raise dg.Failure("no batch has shards yet; materialise `shards` first")
+        result = encode(
+            train, datasets, workspace.latents(config.latents), on_progress=log_encoding(context)
+        )
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(fingerprint_of(str(result.out), memory=None)),
+        metadata={
+            **latent_metadata(result),
+            "batches": len(datasets),
+            "config": train.model_dump(mode="json"),
+            "dagster/uri": workspace.relative(result.out),
+        },
+    )
+
+
+@_asset(deps=[latent_shards], kinds={"pytorch", "ray"})
 def training_run(
     context: dg.AssetExecutionContext,
     config: TrainingRecipe,
     workspace: Workspace,
     ray: RayResource,
 ) -> dg.MaterializeResult[Any]:
-    """STIV, trained stage by stage on the shards of every batch: images, then videos, then videos from an image.
+    """STIV, trained stage by stage on the latents of every batch: images, then videos, then videos from an image.
 
     Finished stages are kept, and an interrupted one goes on from its latest checkpoint.
     """
@@ -78,13 +122,11 @@ def training_run(
 
     with clear_failures():
         train = config.resolve()
-        datasets = [paths.root for paths in workspace.finished_datasets()]
-        run_dir = workspace.run(config.run)
-        result = fit(train, datasets, run_dir, resume=True, on_progress=observe_training(context))
+        latents, run_dir = workspace.latents(config.latents), workspace.run(config.run)
+        result = fit(train, [latents], run_dir, resume=True, on_progress=observe_training(context))
     return dg.MaterializeResult(
         metadata={
             **training_metadata(result),
-            "batches": len(datasets),
             "config": train.model_dump(mode="json"),
             "dagster/uri": workspace.relative(run_dir),
         }

@@ -22,6 +22,7 @@ ASSETS = {
     "deduplicated_clips": "curation",
     "captioned_clips": "curation",
     "shards": "curation",
+    "latent_shards": "training",
     "training_run": "training",
     "samples": "training",
 }
@@ -63,8 +64,9 @@ def test_runs_on_the_same_cores_wait_for_each_other(asset: str) -> None:
     assert defs.resolve_assets_def(asset).op.pool == "ray"
 
 
-def test_training_reads_every_batch() -> None:
-    (dependency,) = spec("training_run").deps
+def test_training_reads_every_batch_as_latents() -> None:
+    assert [d.asset_key for d in spec("training_run").deps] == [dg.AssetKey("latent_shards")]
+    (dependency,) = spec("latent_shards").deps
     assert dependency.asset_key == dg.AssetKey("shards")
     assert isinstance(dependency.partition_mapping, dg.AllPartitionMapping)
 

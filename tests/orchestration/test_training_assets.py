@@ -8,7 +8,7 @@ import pytest
 
 from orchestration import checks
 from orchestration.assets import curation, training
-from orchestration.assets.training import SampleConfig, TrainingRecipe
+from orchestration.assets.training import EncodingRecipe, SampleConfig, TrainingRecipe
 from orchestration.reporting import MAX_REPORT_BYTES
 from orchestration.resources import RayResource, Workspace
 from tests.orchestration.builders import materialize, metadata_of
@@ -39,11 +39,13 @@ needs_ray = [
 @pytest.fixture(scope="module")
 def trained(curated: Curated) -> dg.ExecuteInProcessResult:
     ops = {
-        "training_run": TrainingRecipe(overrides=FEW_STEPS, run="few_steps"),
+        "latent_shards": EncodingRecipe(overrides=FEW_STEPS, latents="small"),
+        "training_run": TrainingRecipe(overrides=FEW_STEPS, latents="small", run="few_steps"),
         "samples": SampleConfig(prompt="a slow pan"),
     }
     assets = [
         curation.shards,
+        training.latent_shards,
         training.training_run,
         training.samples,
         checks.loss_fell_in_every_stage,
@@ -71,9 +73,18 @@ class TestTrained:
         assert (curated.home / "runs/few_steps/stiv/result.json").exists()
         assert str(curated.home) not in str(shown)
 
+    def test_every_clip_is_a_latent(
+        self, curated: Curated, trained: dg.ExecuteInProcessResult
+    ) -> None:
+        shown = metadata_of(trained, "latent_shards")
+        kept = metadata_of(curated.result, "shards")["clips_kept"]
+        assert (shown["clips_encoded"], shown["clips_failed"], shown["batches"]) == (kept, 0, 1)
+        assert shown["dagster/uri"] == "latents/small"
+        assert (curated.home / "latents/small/latents.json").exists()
+
     def test_every_stage_is_shown(self, trained: dg.ExecuteInProcessResult) -> None:
         shown = metadata_of(trained, "training_run")
-        assert (shown["steps"], shown["batches"]) == (12, 1)
+        assert shown["steps"] == 12
         assert {"t2i_last_loss", "t2v_last_loss", "stiv_last_loss"} <= set(shown)
         assert shown["report"].count("![loss curve](data:image/png;base64,") == 3
         assert len(shown["report"]) < MAX_REPORT_BYTES
@@ -115,6 +126,16 @@ class TestMistakes:
     def test_samples_need_a_run(self, tmp_path: Path, instance: dg.DagsterInstance) -> None:
         with pytest.raises(dg.Failure, match="training_run"):
             training.latest_run_dir(instance, Workspace(root=str(tmp_path)))
+
+    def test_latents_need_shards(self, tmp_path: Path, instance: dg.DagsterInstance) -> None:
+        with pytest.raises(dg.Failure) as raised:
+            training.latent_shards(
+                dg.build_asset_context(instance=instance),
+                EncodingRecipe(),
+                workspace=Workspace(root=str(tmp_path)),
+                ray=RayResource(),
+            )
+        assert "materialise `shards` first" in (raised.value.description or "")
 
     @pytest.mark.slow  # imports Ray Train
     def test_an_unknown_stage_is_named_with_the_valid_ones(
