@@ -126,6 +126,19 @@ def stats(
 
 
 @app.command()
+def lineage(
+    clip: Annotated[str, typer.Argument(help="Id of the clip, or how it begins.")],
+    dataset: DatasetOption,
+) -> None:
+    """Show where a clip comes from, what was found of it, and in which shard it is."""
+    from data_engine.lineage import lineage as find
+    from data_engine.tables import DatasetPaths
+    from orchestration.summary import print_lineage
+
+    print_lineage(console, find(DatasetPaths(dataset), clip))
+
+
+@app.command()
 def train(
     dataset: Annotated[
         list[str] | None,

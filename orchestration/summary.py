@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_engine.config import FilterConfig
+from data_engine.lineage import Lineage
 from data_engine.report import RunReport, write_what_if
 from data_engine.tables import DatasetPaths
 from data_engine.throughput import read_throughput
@@ -142,6 +143,31 @@ def print_model(
                 f"{of_masked.train / 1e12:.2f}",
             )
     console.print(table, "operations in TFLOP a clip; a training step is forward and backward")
+
+
+def print_lineage(console: Console, found: Lineage) -> None:
+    clip, source = found.clip, found.source
+    reason = clip.rejected_by or clip.error
+    lines = [
+        f"clip: {clip.clip_id}, {clip.status}" + (f" ({reason})" if reason else ""),
+        f"source: {source.uri}, from {clip.start_s:.3f} s to {clip.end_s:.3f} s, shot {clip.shot_index}",
+        f"file: {source.location}",
+        f"sha256 of the file begins with: {source.source_id}",
+    ]
+    lines += [
+        f"  {name} {score.value:.4g}, by {score.backend}"
+        for name, score in sorted(clip.scores.items())
+    ]
+    lines += [f"caption by {c.source}, {c.model}: {c.text}" for c in clip.captions]
+    if clip.duplicate_of is not None:
+        lines.append(f"near-duplicate of: {clip.duplicate_of}")
+    if found.shard is not None:
+        lines.append(f"shard: {found.shard}")
+        lines += [
+            f"  .{extension}: {member.size_bytes} bytes at {member.offset}"
+            for extension, member in sorted(found.members.items())
+        ]
+    console.print("\n".join(lines), highlight=False, markup=False)
 
 
 def print_encoded(console: Console, result: EncodeResult) -> None:
