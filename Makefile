@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --constraint constraints.txt --no-deps --reinstall-package $(HEADLESS) $(HEADLESS)
 	@touch $@
 
-demo: setup ## Film -> shards -> tiny STIV in three stages -> sampled videos (about 8 minutes on 2 cores)
+demo: setup ## Film -> shards -> tiny STIV in three stages -> sampled videos (about 7 minutes on 2 cores)
 	$(BIN)/stiv demo --home demo
 
 ui: setup ## Open the Dagster UI on 127.0.0.1:3000 over the same folders as the demo
