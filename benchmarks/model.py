@@ -20,7 +20,7 @@ from modeling.conditioning import Conditions, MicroConditions, TextFeatures
 from modeling.config import PRESETS, preset
 from modeling.flops import ClipShape, forward_flops, token_grid
 from modeling.masking import KeptPositions, draw_kept_positions
-from modeling.recompute import RecomputePolicy
+from modeling.settings import RecomputePolicy
 from modeling.stiv import STIV
 
 CHANNELS, TEXT_WIDTH, TEXT_TOKENS = 8, 1280, 77

@@ -12,7 +12,10 @@ from data_engine.caption_config import CaptionConfig, HallucinationConfig
 
 
 class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # The docstrings of the fields are their descriptions in the launchpad of Dagster.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class ProbeConfig(_Config):

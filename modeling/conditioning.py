@@ -4,15 +4,13 @@ Frame replacement is STIV section 2.3.1, condition dropout its appendix B.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self, assert_never
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NullImage = Literal["noised", "zeros"]
-GivenFrames = Literal["none", "first", "first_four", "every_second", "first_and_last"]
-"""Which latent frames of a clip are given (STIV sections 2.3.1 and 5): to be animated, continued, or filled up."""
+from modeling.settings import GivenFrames, NullImage, given_positions
 
 
 def given_frames(which: GivenFrames, num_frames: int) -> Tensor:
@@ -22,21 +20,7 @@ def given_frames(which: GivenFrames, num_frames: int) -> Tensor:
         ValueError: no frame would be left to predict.
     """
     given_F = torch.zeros(num_frames, dtype=torch.bool)
-    match which:
-        case "none":
-            pass
-        case "first":
-            given_F[0] = True
-        case "first_four":
-            given_F[:4] = True
-        case "every_second":
-            given_F[::2] = True
-        case "first_and_last":
-            given_F[[0, -1]] = True
-        case _:
-            assert_never(which)
-    if given_F.all():
-        raise ValueError(f"{which!r} of {num_frames} latent frames leaves none to predict")
+    given_F[list(given_positions(which, num_frames))] = True
     return given_F
 
 

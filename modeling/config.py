@@ -3,15 +3,13 @@
 from collections.abc import Callable
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from modeling.conditioning import NullImage
+from modeling.settings import FrozenModel, NullImage
 
 
-class Contract(BaseModel):
+class Contract(FrozenModel):
     """What goes into a network and what comes out of it, as trained: sampling must read it the same way."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     prediction: Literal["velocity", "noise"] = "velocity"
     """`velocity` is flow matching (STIV equations 1 and 2); `noise` is the baseline of table 2, epsilon prediction
@@ -24,13 +22,11 @@ class Contract(BaseModel):
     latents, as in the multi-view application (STIV appendix J.3)."""
 
 
-class STIVConfig(BaseModel):
+class STIVConfig(FrozenModel):
     """The architecture of one network. No field has a default but the contract: presets fill them all.
 
     The ablations of the paper are fields here, or settings of a stage; `training.ablations` lists them by table.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     hidden_size: PositiveInt
     depth: PositiveInt
@@ -182,10 +178,8 @@ def named_presets() -> dict[str, Callable[[], STIVConfig]]:
     return {name: factory(name) for name in PRESETS}
 
 
-class GuidanceConfig(BaseModel):
+class GuidanceConfig(FrozenModel):
     """How conditional and null velocities are combined at sampling time."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scheme: Literal["joint", "text", "separate", "none"] = "joint"
     """`joint` drops text and image together (JIT-CFG), `text` keeps the image in both passes,
@@ -210,10 +204,8 @@ class GuidanceConfig(BaseModel):
         return self
 
 
-class SamplerConfig(BaseModel):
+class SamplerConfig(FrozenModel):
     """How the velocity is integrated from noise to data."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     solver: Literal["euler", "heun"] = "euler"
     process: Literal["ode", "sde"] = "ode"

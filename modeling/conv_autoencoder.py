@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
 from modeling.errors import AutoencoderError
 from modeling.frames import check_frames, check_latents, to_uint8, to_unit
 from modeling.patch_pca import PatchPCA
+from modeling.settings import ConvSettings
 from modeling.weights_file import check_shapes, load_weights, save_weights
 
 SIDE = PatchPCA.downsampling
@@ -21,23 +22,6 @@ MAX_PIXELS_IN_ONE_PASS = 2**21
 
 StepCallback = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, loss)."""
-
-
-class ConvSettings(BaseModel):
-    """Size and fit of a ConvAutoencoder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    width: int = Field(default=64, ge=8, le=1024)
-    """Channels of the layers between pixels and latents."""
-    num_decoder_blocks: int = Field(default=4, ge=1, le=32)
-    num_steps: int = Field(default=1500, ge=1)
-    """A number of steps and not of seconds, so that a fit can be repeated."""
-    batch_size: int = Field(default=8, ge=1)
-    crop_px: int = Field(default=48, ge=SIDE, multiple_of=SIDE)
-    """Side of the random crops that are fitted; at most the shorter side of the frames."""
-    learning_rate: float = Field(default=2e-3, gt=0)
-    """The highest, after the warm-up; it falls to zero along a cosine."""
 
 
 class ConvAutoencoder:

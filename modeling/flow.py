@@ -4,12 +4,10 @@ Time runs from noise at t=0 to data at t=1, and the network predicts the velocit
 `modeling.diffusion` has the other path, that of the paper's baseline; both share time, loss and draws.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-TimestepDistribution = Literal["logit_normal", "uniform"]
+from modeling.settings import TimestepDistribution
 
 
 def stratified_timesteps(

@@ -1,35 +1,16 @@
 """The image VAE of the latent diffusion models, through diffusers."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from modeling.errors import AutoencoderError
 from modeling.frames import check_frames, check_latents, to_uint8, to_unit
+from modeling.settings import KLSettings
 
 CLASS_NAME = "AutoencoderKL"
-
-
-class KLSettings(BaseModel):
-    """How a KLAutoencoder is loaded and run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    subfolder: str | None = None
-    """Where the VAE lies in a repository or folder that holds a whole pipeline: `vae`."""
-    revision: str | None = None
-    """Branch, tag or commit of the hub; ignored for a folder."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights and activations; latents are float32 outside."""
-    frames_at_once: int = Field(default=1, ge=1)
-    """How many frames go through the VAE together. With 1 the batch is sliced frame by frame: the least
-    memory, and a frame never depends on what is beside it."""
-    tile_px: int | None = Field(default=None, ge=32)
-    """Frames with a longer side are cut into overlapping tiles of this side, which are encoded or decoded
-    one by one and blended: bounded memory, but not the same numbers. None takes frames whole."""
 
 
 class KLAutoencoder:

@@ -1,7 +1,7 @@
 """Activation checkpointing of blocks: what is kept for the backward pass, and what is computed again."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-RecomputePolicy = Literal["none", "full", "keep_self_attention"]
-"""`none` keeps all activations; `full` keeps the input of each block; `keep_self_attention` also keeps what spatial
-and temporal attention give and computes the rest again, as STIV does (section 2.2)."""
+from modeling.settings import RecomputePolicy
 
 _ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention.default,

@@ -18,8 +18,9 @@ from modeling.embeddings import (
 from modeling.image_tokens import ImageProjector
 from modeling.masking import KeptPositions, unmask
 from modeling.modulation import AdaLN, ModulationOffsets
-from modeling.recompute import RecomputePolicy, run_block
+from modeling.recompute import run_block
 from modeling.rope import spatial_rotary, temporal_rotary
+from modeling.settings import RecomputePolicy
 
 EMBEDDING_STD = 0.02
 

@@ -2,20 +2,22 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from modeling.conditioning import GivenFrames, given_frames
 from modeling.config import GuidanceConfig, SamplerConfig, STIVConfig
-from modeling.conv_autoencoder import ConvSettings
-from modeling.flow import TimestepDistribution
-from modeling.kl_autoencoder import KLSettings
-from modeling.recompute import RecomputePolicy
+from modeling.settings import (
+    LATENT_DOWNSAMPLING,
+    ConvSettings,
+    FrozenModel,
+    GivenFrames,
+    KLSettings,
+    RecomputePolicy,
+    TimestepDistribution,
+    given_positions,
+)
 
 Task = Literal["t2i", "t2v", "stiv"]
 """`t2i` trains on single frames, `t2v` on clips, `stiv` on clips whose first frame is given."""
-
-LATENT_DOWNSAMPLING = 8
-"""Pixels per latent position along height and width, for every supported autoencoder."""
 
 PLACEMENT_FIELDS: dict[str, Any] = {
     "num_workers": True,
@@ -31,10 +33,6 @@ PLACEMENT_FIELDS: dict[str, Any] = {
     "encoders": {"kl": {"frames_at_once"}},
 }
 """Fields that say where a run happens, not what it computes: they may change on resume."""
-
-
-class FrozenModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(FrozenModel):
@@ -191,7 +189,7 @@ class StageConfig(FrozenModel):
         if self.task == "stiv":
             for which in self.given:
                 for num_frames in self.frame_counts:
-                    given_frames(which, num_frames)
+                    given_positions(which, num_frames)
         return self
 
     @property

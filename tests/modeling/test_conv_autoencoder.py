@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from modeling.autoencoder import AUTOENCODERS
-from modeling.conv_autoencoder import ConvAutoencoder, ConvSettings
+from modeling.conv_autoencoder import ConvAutoencoder
 from modeling.errors import AutoencoderError
 from modeling.frames import psnr
 from modeling.patch_pca import PatchPCA
+from modeling.settings import ConvSettings
 from tests.modeling.builders import smooth_frames
 from tests.photographs import sample_photo
 

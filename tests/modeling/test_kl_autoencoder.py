@@ -10,7 +10,8 @@ import torch
 
 from modeling.autoencoder import AUTOENCODERS, Autoencoder
 from modeling.errors import AutoencoderError
-from modeling.kl_autoencoder import KLAutoencoder, KLSettings
+from modeling.kl_autoencoder import KLAutoencoder
+from modeling.settings import KLSettings
 from tests.modeling.builders import randn, smooth_frames
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from modeling.flow import prediction_loss, velocity
 from modeling.masking import KeptPositions
-from modeling.recompute import RecomputePolicy
+from modeling.settings import RecomputePolicy
 from modeling.stiv import STIV
 from tests.modeling.builders import conditions, latents, randomize, small_config, times
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from modeling.conv_autoencoder import ConvSettings
-from modeling.kl_autoencoder import KLSettings
+from modeling.settings import ConvSettings, KLSettings
 from tests.training.builders import tiny_config, tiny_stage
 from training.config import EncoderConfig, TrainConfig
 from training.encoders import load_encoders

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modeling.conv_autoencoder import ConvSettings
+from modeling.settings import ConvSettings
 from tests.training.builders import tiny_config
 from training.config import EncoderConfig
 from training.errors import TrainError

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from modeling.conditioning import GivenFrames, given_frames
+from modeling.conditioning import given_frames
+from modeling.settings import GivenFrames
 from training.config import DataConfig, StageConfig
 from training.randomness import derive_seed, generator_at
 from training.streaming.buckets import Bucket, Rows, StagePlan, fitting_stride
