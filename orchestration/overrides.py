@@ -1,4 +1,4 @@
-"""`section.field=value` on the command line, applied to a frozen configuration."""
+"""Changes to a frozen configuration: `section.field=value` on the command line, nested fields in the launchpad."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -27,6 +27,29 @@ def apply_overrides(config: ConfigT, overrides: Iterable[str]) -> ConfigT:
         if not separator:
             raise OverrideError(f"--set {override}: expected section.field=value")
         _set(config, values, path.strip(), _parse(text.strip()))
+    return _validated(config, values)
+
+
+def merge_overrides(config: ConfigT, overrides: Mapping[str, Any]) -> ConfigT:
+    """A new configuration with the fields of a nested mapping set and everything validated again.
+
+    Raises:
+        OverrideError: see the class.
+    """
+    return _validated(config, _merged(config.model_dump(), overrides))
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for name, change in changes.items():
+        known = merged.get(name)
+        if isinstance(known, Mapping) and isinstance(change, Mapping):
+            change = _merged(known, change)
+        merged[name] = change
+    return merged
+
+
+def _validated(config: ConfigT, values: Mapping[str, Any]) -> ConfigT:
     try:
         return type(config).model_validate(values)
     except ValidationError as error:

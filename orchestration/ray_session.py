@@ -7,6 +7,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 LOCAL = "local"
+JOINED = "auto"
+"""The cluster that this process belongs to: inside a Ray job."""
 _CONNECT_TIMEOUT_S = 5.0
 
 
@@ -18,7 +20,8 @@ class ClusterError(ConnectionError):
 def ray_session(address: str = LOCAL, object_store_mb: int = 512) -> Generator[None]:
     """Ray, initialised, until the block ends. Within a session, a second one is the same.
 
-    `address` is "local" for a Ray of our own, which ends with this process, or `host:port` of a cluster.
+    `address` is "local" for a Ray of our own, which ends with this process, `host:port` of a cluster, or "auto" in
+    a process that a cluster started.
 
     Raises:
         ClusterError: nothing answers at `address`.
@@ -29,8 +32,8 @@ def ray_session(address: str = LOCAL, object_store_mb: int = 512) -> Generator[N
     # Its workers otherwise print notes about restarts that no user can act on.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if address != LOCAL:
-        # Ray turns token authentication on by itself; a client that does not say so is refused.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        token_authentication()
+    if address not in (LOCAL, JOINED):
         _check_reachable(address)
     import ray
     import ray.data  # sets its own log level when it is first imported, so before ours
@@ -62,6 +65,11 @@ def ray_session(address: str = LOCAL, object_store_mb: int = 512) -> Generator[N
         yield
     finally:
         ray.shutdown()
+
+
+def token_authentication() -> None:
+    """Ray turns token authentication on by itself; a client that does not say so is refused."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _check_reachable(address: str) -> None:

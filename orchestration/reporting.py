@@ -14,11 +14,11 @@ import dagster as dg
 from data_engine.schema import MANIFEST_NAME, ClipRecord, ClipStatus, ShardManifest
 from data_engine.tables import DatasetPaths, read_clips
 from orchestration.errors import USER_ERRORS
+from orchestration.work import OnWorkProgress, WorkProgress
 
 if TYPE_CHECKING:
     # These import Ray, OpenCV and matplotlib, which loading the definitions must not pay for.
     from data_engine.config import DataEngineConfig
-    from data_engine.ray_rows import OnProgress, Progress
     from training.encoding import EncodeResult
     from training.generate import GenerateResult
     from training.run_directory import TrainResult
@@ -42,12 +42,12 @@ def clear_failures() -> Generator[None]:
         raise dg.Failure(description=str(error), allow_retries=False) from error
 
 
-def log_progress(context: dg.AssetExecutionContext) -> "OnProgress":
+def log_progress(context: dg.AssetExecutionContext) -> OnWorkProgress:
     """A callback that writes a log line every few seconds, and one when a step is done."""
     last_line_s: dict[str, float] = {}
     finished: set[str] = set()
 
-    def log(progress: "Progress") -> None:
+    def log(progress: WorkProgress) -> None:
         step, now_s = progress.step, time.monotonic()
         is_finished = progress.done >= progress.total
         too_soon = now_s - last_line_s.get(step, -_SECONDS_BETWEEN_LINES) < _SECONDS_BETWEEN_LINES
@@ -238,6 +238,14 @@ def sample_metadata(from_text: "GenerateResult", from_image: "GenerateResult") -
     if from_image.first_frame_psnr_db is not None:
         shown["first_frame_psnr_db"] = round(from_image.first_frame_psnr_db, 1)
     return shown
+
+
+def column_schema(table: Path) -> dg.TableSchema:
+    """The columns of a Parquet table and their types."""
+    import pyarrow.parquet as pq
+
+    columns = [dg.TableColumn(f.name, str(f.type)) for f in pq.read_schema(table)]
+    return dg.TableSchema(columns)
 
 
 def picture(name: str, data: bytes) -> str:

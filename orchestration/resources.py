@@ -11,7 +11,9 @@ from pydantic import Field
 from data_engine.schema import MANIFEST_NAME
 from data_engine.sources import VIDEO_SUFFIXES
 from data_engine.tables import DatasetPaths
+from orchestration.ray_jobs import JobRequest, run_job
 from orchestration.ray_session import LOCAL, ClusterError, ray_session
+from orchestration.work import OnWorkProgress, Result, do_work
 
 
 class Workspace(dg.ConfigurableResource[Any]):
@@ -61,22 +63,45 @@ class Workspace(dg.ConfigurableResource[Any]):
 
 
 class RayResource(dg.ConfigurableResource[Any]):
-    """Ray for the length of a run: an own one in its process, or a running cluster."""
+    """Ray for the length of a run: an own one in its process, a running cluster, or jobs on one."""
 
     address: str = Field(
         default="",
         description=(
-            "`local`, or host:port of a running Ray head; if empty, the environment variable "
-            "STIV_RAY_ADDRESS, or `local` without it."
+            "`local`; host:port of a running Ray head, to work from this process; http://host:8265, its dashboard, to "
+            "submit jobs; if empty, the environment variable STIV_RAY_ADDRESS, or `local` without it."
         ),
     )
     object_store_mb: int = Field(default=512, description="Shared memory of an own Ray.")
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator["RayResource"]:
-        address = self.address or dg.EnvVar("STIV_RAY_ADDRESS").get_value(LOCAL) or LOCAL
+        if self._takes_jobs:
+            yield self
+            return
         try:
-            with ray_session(address, self.object_store_mb):
+            with ray_session(self._address, self.object_store_mb):
                 yield self
         except ClusterError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
+
+    def work(
+        self,
+        context: dg.AssetExecutionContext,
+        workspace: Workspace,
+        request: JobRequest,
+        on_progress: OnWorkProgress,
+    ) -> Result:
+        """Do a piece of work here, or in a Ray job."""
+        if not self._takes_jobs:
+            return do_work(request.work, request.arguments, on_progress)
+        return run_job(context, self._address, workspace.home / "jobs", request, on_progress)
+
+    @property
+    def _address(self) -> str:
+        # Looked up when a step runs, since the steps may run elsewhere than the code server.
+        return self.address or dg.EnvVar("STIV_RAY_ADDRESS").get_value(LOCAL) or LOCAL
+
+    @property
+    def _takes_jobs(self) -> bool:
+        return self._address.startswith(("http://", "https://"))

@@ -7,18 +7,20 @@ must not pay for Ray, OpenCV and the models.
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 import pyarrow.parquet as pq
-from pydantic import Field
 
-from data_engine.tables import load_clips, made_from, read_clips
+from data_engine.config import DataEngineConfig
+from data_engine.tables import DatasetPaths, load_clips, made_from, read_clips
 from orchestration.partitions import source_batches
+from orchestration.ray_jobs import JobRequest
 from orchestration.reporting import (
     clear_failures,
     clip_metadata,
     clips_after,
+    column_schema,
     log_progress,
     score_metadata,
     shard_metadata,
@@ -26,10 +28,10 @@ from orchestration.reporting import (
 )
 from orchestration.resources import RayResource, Workspace
 
-if TYPE_CHECKING:
-    from data_engine.config import DataEngineConfig
-
 GROUP = "curation"
+
+Engine = dg.ResourceParam[DataEngineConfig]
+"""The configuration of the data engine for this run (`orchestration.configuration.engine`)."""
 
 _asset = partial(
     dg.asset,
@@ -42,25 +44,10 @@ _asset = partial(
 )
 
 
-class CurationRecipe(dg.Config):
-    """Which configuration of the data engine, and what to change in it."""
-
-    recipe: str = Field(default="demo", description="A recipe of the data engine, by name.")
-    overrides: list[str] = Field(
-        default=[], description="Changes as `section.field=value`, e.g. `filters.min_motion=0.01`."
-    )
-
-    def resolve(self) -> "DataEngineConfig":
-        from data_engine.recipes import RECIPES
-        from orchestration.recipe import resolve
-
-        return resolve(RECIPES, self.recipe, self.overrides)
-
-
 @_asset(kinds={"video", "ray"})
 def source_videos(
     context: dg.AssetExecutionContext,
-    config: CurationRecipe,
+    engine: Engine,
     workspace: Workspace,
     ray: RayResource,
 ) -> dg.MaterializeResult[Any]:
@@ -68,13 +55,11 @@ def source_videos(
 
     A batch is a folder below `sources`. What cannot be read goes to a quarantine table, with the reason.
     """
-    from data_engine.pipeline import probe_sources
-
     paths = workspace.dataset(context.partition_key)
     with clear_failures():
-        engine = config.resolve()
         source = str(workspace.source(context.partition_key))
-        probe_sources(engine, source, paths, log_progress(context))
+        request = _request("probe_sources", engine, paths, source=source)
+        ray.work(context, workspace, request, log_progress(context))
         shown = source_metadata(paths)
     return _result(engine, workspace, paths.sources, shown)
 
@@ -82,7 +67,7 @@ def source_videos(
 @_asset(deps=[source_videos], kinds={"opencv", "ray", "parquet"})
 def scored_clips(
     context: dg.AssetExecutionContext,
-    config: CurationRecipe,
+    engine: Engine,
     workspace: Workspace,
     ray: RayResource,
 ) -> dg.MaterializeResult[Any]:
@@ -90,26 +75,23 @@ def scored_clips(
 
     No decision is taken here: a changed threshold needs no second decoding.
     """
-    from data_engine.pipeline import score_clips
-
     paths = workspace.dataset(context.partition_key)
     with clear_failures():
-        engine = config.resolve()
-        score_clips(engine, paths, log_progress(context))
+        request = _request("score_clips", engine, paths)
+        ray.work(context, workspace, request, log_progress(context))
         shown = score_metadata(engine, read_clips(paths.scored_clips))
     return _result(engine, workspace, paths.scored_clips, shown)
 
 
 @_asset(deps=[scored_clips], kinds={"parquet"})
 def filtered_clips(
-    context: dg.AssetExecutionContext, config: CurationRecipe, workspace: Workspace
+    context: dg.AssetExecutionContext, engine: Engine, workspace: Workspace
 ) -> dg.MaterializeResult[Any]:
     """Every clip with the decision of the filters: kept, or rejected with the first reason that applies."""
     from data_engine.pipeline import filter_clips
 
     paths = workspace.dataset(context.partition_key)
     with clear_failures():
-        engine = config.resolve()
         filter_clips(engine, paths)
         shown = clip_metadata(paths, clips_after(paths.filtered_clips))
     return _result(engine, workspace, paths.filtered_clips, shown)
@@ -117,14 +99,13 @@ def filtered_clips(
 
 @_asset(deps=[filtered_clips], kinds={"faiss", "parquet"})
 def deduplicated_clips(
-    context: dg.AssetExecutionContext, config: CurationRecipe, workspace: Workspace
+    context: dg.AssetExecutionContext, engine: Engine, workspace: Workspace
 ) -> dg.MaterializeResult[Any]:
     """The clips that the filters kept; of near-duplicates the best is kept, and each copy names it."""
     from data_engine.pipeline import deduplicate_clips
 
     paths = workspace.dataset(context.partition_key)
     with clear_failures():
-        engine = config.resolve()
         deduplicate_clips(engine, paths)
         shown = clip_metadata(paths, clips_after(paths.filtered_clips, paths.deduplicated_clips))
     return _result(engine, workspace, paths.deduplicated_clips, shown)
@@ -133,18 +114,16 @@ def deduplicated_clips(
 @_asset(deps=[deduplicated_clips], kinds={"onnx", "ray", "parquet"})
 def captioned_clips(
     context: dg.AssetExecutionContext,
-    config: CurationRecipe,
+    engine: Engine,
     workspace: Workspace,
     ray: RayResource,
 ) -> dg.MaterializeResult[Any]:
     """The clips that were kept, each with a caption and a score of how well it fits the frames."""
-    from data_engine.pipeline import caption_clips
-
     paths = workspace.dataset(context.partition_key)
     tables = (paths.filtered_clips, paths.deduplicated_clips, paths.captioned_clips)
     with clear_failures():
-        engine = config.resolve()
-        caption_clips(engine, paths, log_progress(context))
+        request = _request("caption_clips", engine, paths)
+        ray.work(context, workspace, request, log_progress(context))
         shown = clip_metadata(paths, clips_after(*tables))
     return _result(engine, workspace, paths.captioned_clips, shown)
 
@@ -152,7 +131,7 @@ def captioned_clips(
 @_asset(deps=[captioned_clips], kinds={"webdataset", "ray"})
 def shards(
     context: dg.AssetExecutionContext,
-    config: CurationRecipe,
+    engine: Engine,
     workspace: Workspace,
     ray: RayResource,
 ) -> dg.MaterializeResult[Any]:
@@ -160,21 +139,26 @@ def shards(
 
     The whole report lies beside them as one HTML page.
     """
-    from data_engine.pipeline import write_shards
     from data_engine.report import write_report
 
     paths = workspace.dataset(context.partition_key)
     with clear_failures():
-        engine = config.resolve()
-        write_shards(engine, paths, log_progress(context))
+        request = _request("write_shards", engine, paths)
+        ray.work(context, workspace, request, log_progress(context))
         page = write_report(engine, paths)
         shown = clip_metadata(paths, load_clips(paths)) | shard_metadata(paths)
     shown["page"] = dg.MetadataValue.path(workspace.relative(page))
     return _result(engine, workspace, paths.sharded_clips, shown)
 
 
+def _request(work: str, engine: DataEngineConfig, paths: DatasetPaths, **more: str) -> JobRequest:
+    dataset = str(paths.root)
+    arguments = {"config": engine.model_dump(mode="json"), "dataset": dataset, **more}
+    return JobRequest(work, arguments, place=dataset)
+
+
 def _result(
-    engine: "DataEngineConfig", workspace: Workspace, table: Path, shown: Mapping[str, Any]
+    engine: DataEngineConfig, workspace: Workspace, table: Path, shown: Mapping[str, Any]
 ) -> dg.MaterializeResult[Any]:
     """The fingerprint of a table is its data version: the same again leaves what follows up to date."""
     return dg.MaterializeResult(
@@ -182,6 +166,7 @@ def _result(
         metadata={
             **shown,
             "dagster/row_count": pq.read_metadata(table).num_rows,
+            "dagster/column_schema": column_schema(table),
             "config": engine.model_dump(mode="json"),
             "dagster/uri": workspace.relative(table),
         },

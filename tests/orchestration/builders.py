@@ -1,6 +1,7 @@
 """A film that passes the filters of the demo recipe, and one run of assets in this process."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import cv2
 import dagster as dg
 import numpy as np
 
+from orchestration.configuration import engine
 from orchestration.partitions import source_batches
 from orchestration.resources import RayResource, Workspace
 from tests.videos import Image, write_video
@@ -23,15 +25,29 @@ def write_film(home: Path) -> Path:
     return write_video(home / "sources" / BATCH / "film.mp4", _frames(), fps=FPS)
 
 
+@contextmanager
+def new_instance(folder: Path) -> Generator[dg.DagsterInstance]:
+    """A Dagster that remembers in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with dg.DagsterInstance.local_temp(str(folder)) as instance:
+        yield instance
+
+
 def materialize(
     home: Path,
     assets: Sequence[dg.AssetsDefinition | dg.AssetChecksDefinition],
     instance: dg.DagsterInstance,
+    *,
+    ray: RayResource | None = None,
     **options: Any,
 ) -> dg.ExecuteInProcessResult:
     """One run; the options are those of `dagster.materialize`."""
     instance.add_dynamic_partitions(str(source_batches.name), [BATCH])
-    resources = {"workspace": Workspace(root=str(home)), "ray": RayResource()}
+    resources = {
+        "workspace": Workspace(root=str(home)),
+        "ray": ray or RayResource(),
+        "engine": engine,
+    }
     return dg.materialize(assets, instance=instance, resources=resources, **options)
 
 

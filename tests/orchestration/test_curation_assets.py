@@ -1,23 +1,29 @@
 """The curation assets on a small real film, in this process."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.errors import DagsterResourceFunctionError
 
 from data_engine.schema import ClipRecord, ClipStatus, Rejection
 from data_engine.tables import DatasetPaths, made_from, read_clips, write_clips
 from orchestration import checks
 from orchestration.assets import curation
 from orchestration.reporting import MAX_REPORT_BYTES
-from orchestration.resources import RayResource, Workspace
-from tests.orchestration.builders import BATCH, materialize, metadata_of
+from orchestration.resources import Workspace
+from tests.orchestration.builders import BATCH, materialize, metadata_of, new_instance
 from tests.orchestration.conftest import CURATION, Curated
 
 SHARD = "shard-16x9-2to5s-144p-000000.tar"
 CLIP_TABLES = ["filtered_clips", "deduplicated_clips", "captioned_clips", "shards"]
+
+# In a step, in the launchpad, and while the configuration is put together.
+WAYS_TO_FAIL = (dg.Failure, dg.DagsterInvalidConfigError, DagsterResourceFunctionError)
 
 needs_ray = [
     pytest.mark.ray,
@@ -170,25 +176,33 @@ class TestChecks:
 class TestMistakes:
     """What a user gets wrong is said in one line, before Ray has anything to do."""
 
-    def failure(self, home: Path, config: curation.CurationRecipe) -> str:
-        with pytest.raises(dg.Failure) as raised:
-            curation.source_videos(
-                dg.build_asset_context(partition_key=BATCH),
-                config,
-                workspace=Workspace(root=str(home)),
-                ray=RayResource(),
+    def failure(self, home: Path, recipe: Mapping[str, Any]) -> str:
+        """What ends the run that probes a batch with such a configuration."""
+        with (
+            new_instance(home / "dagster") as instance,
+            pytest.raises(WAYS_TO_FAIL) as raised,
+        ):
+            materialize(
+                home,
+                [curation.source_videos],
+                instance,
+                partition_key=BATCH,
+                run_config={"resources": {"engine": {"config": recipe}}},
             )
-        return raised.value.description or ""
+        failed = raised.value.__cause__ or raised.value
+        return str(getattr(failed, "description", None) or failed)
 
     def test_an_unknown_field_is_named_with_the_valid_ones(self, tmp_path: Path) -> None:
-        said = self.failure(tmp_path, curation.CurationRecipe(overrides=["filters.min_speed=1"]))
+        said = self.failure(tmp_path, {"overrides": {"filters": {"min_speed": 1}}})
         assert "min_speed" in said
         assert "min_motion" in said
 
-    def test_an_unknown_recipe_is_named_with_the_valid_ones(self, tmp_path: Path) -> None:
-        said = self.failure(tmp_path, curation.CurationRecipe(recipe="nope"))
-        assert "nope" in said
-        assert "demo" in said
+    def test_a_value_out_of_range_is_named(self, tmp_path: Path) -> None:
+        said = self.failure(tmp_path, {"overrides": {"shots": {"max_clip_s": -1.0}}})
+        assert "shots.max_clip_s: Input should be greater than 0, got -1" in said
+
+    def test_an_unknown_recipe_is_named(self, tmp_path: Path) -> None:
+        assert "nope" in self.failure(tmp_path, {"recipe": "nope"})
 
     def test_a_batch_without_videos_is_named(self, tmp_path: Path) -> None:
-        assert f"sources/{BATCH}" in self.failure(tmp_path, curation.CurationRecipe())
+        assert f"sources/{BATCH}" in self.failure(tmp_path, {})
