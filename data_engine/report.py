@@ -31,6 +31,9 @@ _MAX_EXAMPLES = 30
 _AT_LIMIT = 6
 
 
+CARD_NAME = "DATA_CARD.md"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunReport:
     """The counts of a data set. Always: kept + rejected + failed = clips cut."""
@@ -185,10 +188,7 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
     for name, data in pictures.items():
         with write_atomically(paths.report / name) as file:
             file.write(data)
-    at_limits = {
-        name: _sheet(paths, [(at.clip, _at_limit(at)) for at in near])
-        for name, near in statistics.at_limits(config.filters, clips, _AT_LIMIT).items()
-    }
+    at_limits = limit_sheets(config, paths, clips)
     captioners = statistics.by_captioner(clips, read_descriptions(config, paths, clips))
     categories = _categories(clips)
     judged = statistics.hallucination(clips)
@@ -198,7 +198,7 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
         categories=categories,
         hallucination=judged,
     )
-    write_text(paths.report / "DATA_CARD.md", card + "\n")
+    write_text(paths.report / CARD_NAME, card + "\n")
     page = _template("report.html").render(
         report=report,
         sources=statistics.by_source(clips),
@@ -217,6 +217,16 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
     with write_atomically(paths.report / "index.html") as file:
         file.write(page.encode())
     return paths.report / "index.html"
+
+
+def limit_sheets(
+    config: DataEngineConfig, paths: DatasetPaths, clips: Sequence[ClipRecord]
+) -> dict[str, bytes]:
+    """A contact sheet for each limit in force: the clips nearest to it on either side."""
+    return {
+        name: _sheet(paths, [(at.clip, _at_limit(at)) for at in near])
+        for name, near in statistics.at_limits(config.filters, clips, _AT_LIMIT).items()
+    }
 
 
 def _card(paths: DatasetPaths, clips: Sequence[ClipRecord], report: RunReport) -> dict[str, Any]:

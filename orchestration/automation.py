@@ -48,6 +48,17 @@ def new_source_batches(
     )
 
 
+flow_to_shards = dg.AutomationConditionSensorDefinition(
+    "flow_to_shards",
+    target=dg.AssetSelection.groups(CURATION) | dg.AssetSelection.assets("latent_shards"),
+    description=(
+        "Materialises what is out of date from new sources to latents, by itself. Off until it is switched on: it also "
+        "acts when the code of a step changes."
+    ),
+    default_status=dg.DefaultSensorStatus.STOPPED,
+)
+
+
 def _is_settled(folder: Path) -> bool:
     # Of the inode, not of the content: a copy may keep the latter's time.
     changed_s = max(path.stat().st_ctime for path in (folder, *folder.rglob("*")))

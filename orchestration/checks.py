@@ -4,6 +4,8 @@ Each check can also be run by itself from the UI. Those on data block: what foll
 """
 
 import hashlib
+import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -12,14 +14,23 @@ import dagster as dg
 from data_engine.schema import MANIFEST_NAME, ClipRecord, ClipStatus, ShardManifest
 from data_engine.tables import DatasetPaths, load_clips, read_clips, read_table
 from orchestration.assets.curation import (
+    Engine,
     captioned_clips,
     deduplicated_clips,
     filtered_clips,
+    scored_clips,
     shards,
+    source_videos,
 )
 from orchestration.assets.training import latest_run_dir, training_run
 from orchestration.reporting import clear_failures, clips_after
 from orchestration.resources import Workspace
+
+MAX_DRIFT = 0.2
+"""Largest difference of two cumulative distributions of a score that is taken for the same footage."""
+_MATERIALIZATIONS = 20
+_SECRET = re.compile(r"(?i)key|token|secret|password")
+_MIN_SECRET = 8
 
 
 @dg.asset_check(asset=filtered_clips, blocking=True)
@@ -92,6 +103,105 @@ def every_shard_matches_its_hash(
     )
 
 
+@dg.asset_check(asset=shards, blocking=True)
+def no_clip_is_in_two_shards(
+    context: dg.AssetCheckExecutionContext, workspace: Workspace
+) -> dg.AssetCheckResult:
+    """No clip of this batch is in a second shard, of this batch or of another: it would be learned twice."""
+    with clear_failures():
+        mine = {d.root for d in _datasets(context, workspace)}
+        places: dict[str, list[str]] = {}
+        for paths in workspace.finished_datasets():
+            for entry in _manifest(paths).shards:
+                for sample in entry.samples:
+                    place = workspace.relative(paths.shards / entry.name)
+                    places.setdefault(sample.clip_id, []).append(place)
+        listed = {
+            s.clip_id
+            for d in workspace.finished_datasets()
+            if d.root in mine
+            for e in _manifest(d).shards
+            for s in e.samples
+        }
+    twice = {clip: places[clip] for clip in listed if len(places[clip]) > 1}
+    first = next(iter(twice.items()), None)
+    return dg.AssetCheckResult(
+        passed=not twice,
+        description=f"{first[0]} is in {' and in '.join(first[1])}" if first else None,
+        metadata={"clips": len(listed), "clips_twice": len(twice)},
+    )
+
+
+@dg.asset_check(asset=captioned_clips)
+def captions_pass_the_lints(
+    context: dg.AssetCheckExecutionContext, engine: Engine, workspace: Workspace
+) -> dg.AssetCheckResult:
+    """No first caption of a kept clip is a refusal, chatter, a repetition, or too short or too long."""
+    from data_engine.captioning.lints import lint
+
+    with clear_failures():
+        datasets = [d for d in _datasets(context, workspace) if d.captioned_clips.exists()]
+        clips = [c for d in datasets for c in read_clips(d.captioned_clips)]
+    captions = [c.captions[0] for c in clips if c.captions and c.status is ClipStatus.KEPT]
+    found = [f for c in captions if (f := lint(c.text, engine.captions.lints, c.prompt))]
+    return dg.AssetCheckResult(
+        passed=not found,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"for example {found[0].fault}: {found[0].detail}" if found else None,
+        metadata={"captions": len(captions), "captions_at_fault": len(found)},
+    )
+
+
+@dg.asset_check(asset=scored_clips)
+def scores_are_distributed_as_before(
+    context: dg.AssetCheckExecutionContext,
+) -> dg.AssetCheckResult:
+    """No score has drifted from the materialisation before this one: other footage, or a broken scorer."""
+    from data_engine.drift import deciles_from, drift
+
+    instance = context.op_execution_context.instance
+    key = dg.AssetKey("scored_clips")
+    records = instance.fetch_materializations(key, limit=_MATERIALIZATIONS).records
+    shown = [r.asset_materialization.metadata for r in records if r.asset_materialization]
+    known = [deciles_from(m["score_deciles"].value) for m in shown if "score_deciles" in m]  # pyright: ignore  # one type of many
+    if len(known) < 2:
+        return dg.AssetCheckResult(passed=True, description="there is nothing before it")
+    moved = drift(known[1], known[0])
+    far = [d for d in moved if d.distance > max(MAX_DRIFT, d.by_chance)]
+    return dg.AssetCheckResult(
+        passed=not far,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=", ".join(f"{d.score} by {d.distance:.2f}" for d in far) or None,
+        metadata={f"{d.score}_drift": round(d.distance, 3) for d in moved},
+    )
+
+
+@dg.asset_check(asset=shards)
+def metadata_names_no_place_and_no_secret(
+    context: dg.AssetCheckExecutionContext, workspace: Workspace
+) -> dg.AssetCheckResult:
+    """What the assets of this group show is the same on every machine, and no key or password of its environment."""
+    instance = context.op_execution_context.instance
+    hidden = {str(workspace.home): "the path of the home folder", **_secrets()}
+    found: list[str] = []
+    for asset in (
+        source_videos,
+        scored_clips,
+        filtered_clips,
+        deduplicated_clips,
+        captioned_clips,
+        shards,
+    ):
+        event = instance.get_latest_materialization_event(asset.key)
+        shown = str(event.asset_materialization) if event else ""
+        found += [
+            f"{asset.key.to_user_string()}: {what}"
+            for text, what in hidden.items()
+            if text in shown
+        ]
+    return dg.AssetCheckResult(passed=not found, description=", ".join(found) or None)
+
+
 @dg.asset_check(asset=training_run)
 def loss_fell_in_every_stage(
     context: dg.AssetCheckExecutionContext, workspace: Workspace
@@ -109,6 +219,15 @@ def loss_fell_in_every_stage(
         description=f"the loss did not fall in: {', '.join(rose)}" if rose else None,
         metadata={f"{s.stage}_change": round(s.last_loss / s.first_loss - 1, 4) for s in stages},
     )
+
+
+def _secrets() -> dict[str, str]:
+    """The values of environment variables that are named like secrets, and how to call them."""
+    return {
+        value: f"the value of {name}"
+        for name, value in os.environ.items()
+        if _SECRET.search(name) and len(value) >= _MIN_SECRET
+    }
 
 
 def _datasets(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> list[DatasetPaths]:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +29,7 @@ MAX_REPORT_BYTES = 200_000
 
 _MAX_SHEET_BYTES = 60_000
 _MAX_ROWS = 50
+_ROOM_FOR_HEADINGS = 2_000
 _MAX_CAPTIONS = 12
 _REPORT_WIDTH_PX = 720
 _SECONDS_BETWEEN_LINES = 5.0
@@ -126,6 +128,7 @@ def clip_metadata(paths: DatasetPaths, clips: Sequence[ClipRecord]) -> dict[str,
 def score_metadata(config: "DataEngineConfig", clips: Sequence[ClipRecord]) -> dict[str, Any]:
     """How many clips there are, and a report with the histogram of each score and the limits in force."""
     from data_engine import plots
+    from data_engine.drift import deciles
     from data_engine.report import score_panels
 
     failed = Counter(clip.error for clip in clips if clip.error is not None)
@@ -136,6 +139,7 @@ def score_metadata(config: "DataEngineConfig", clips: Sequence[ClipRecord]) -> d
         sections["Failed"] = table(("clips", "why"), [(n, e) for e, n in failed.items()])
     return {
         "report": markdown(sections),
+        "score_deciles": {name: asdict(d) for name, d in deciles(clips).items()},
         "clips_cut": len(clips),
         "clips_failed": sum(failed.values()),
         "clip_hours": round(sum(clip.duration_s for clip in clips) / 3600, 4),
@@ -175,6 +179,33 @@ def shard_metadata(paths: DatasetPaths) -> dict[str, Any]:
     return {
         "shards": len(manifest.shards),
         "shard_bytes": sum(shard.size_bytes for shard in manifest.shards),
+    }
+
+
+def report_metadata(config: "DataEngineConfig", paths: DatasetPaths) -> dict[str, Any]:
+    """The data card, the score histograms, and the clips on both sides of each limit, as far as they fit."""
+    from data_engine import plots
+    from data_engine.report import CARD_NAME, limit_sheets, score_panels
+    from data_engine.tables import load_clips
+    from data_engine.throughput import read_throughput
+
+    clips, stages = load_clips(paths), read_throughput(paths)
+    rows = [(t.name, f"{t.amount:g} {t.unit}", f"{t.seconds:.1f}") for t in stages]
+    sections = {
+        "Data card": (paths.report / CARD_NAME).read_text().partition("\n")[2],
+        "Throughput": table(("stage", "of", "seconds"), rows),
+    }
+    if panels := score_panels(config, clips):
+        sections["Scores"] = picture("score histograms", plots.histograms(panels))
+    free = MAX_REPORT_BYTES - sum(map(len, sections.values())) - _ROOM_FOR_HEADINGS
+    for name, sheet in limit_sheets(config, paths, clips).items():
+        shown = picture(f"clips at {name}", sheet)
+        if len(shown) < free:
+            sections[f"Nearest to {name}"] = shown
+            free -= len(shown)
+    return {
+        "report": markdown(sections),
+        **{f"{t.name.replace(' ', '_')}_seconds": round(t.seconds, 1) for t in stages},
     }
 
 

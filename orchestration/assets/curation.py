@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from data_engine.config import DataEngineConfig
 from data_engine.tables import DatasetPaths, load_clips, made_from, read_clips
+from orchestration.code_versions import code_version
 from orchestration.partitions import source_batches
 from orchestration.ray_jobs import JobRequest
 from orchestration.reporting import (
@@ -22,6 +23,7 @@ from orchestration.reporting import (
     clips_after,
     column_schema,
     log_progress,
+    report_metadata,
     score_metadata,
     shard_metadata,
     source_metadata,
@@ -40,11 +42,10 @@ _asset = partial(
     owners=["team:data"],
     # At most one run at a time holds it (dagster.yaml): two would share the same cores.
     pool="ray",
-    code_version="1",
 )
 
 
-@_asset(kinds={"video", "ray"})
+@_asset(kinds={"video", "ray"}, code_version=code_version("probe"))
 def source_videos(
     context: dg.AssetExecutionContext,
     engine: Engine,
@@ -64,7 +65,9 @@ def source_videos(
     return _result(engine, workspace, paths.sources, shown)
 
 
-@_asset(deps=[source_videos], kinds={"opencv", "ray", "parquet"})
+@_asset(
+    deps=[source_videos], kinds={"opencv", "ray", "parquet"}, code_version=code_version("score")
+)
 def scored_clips(
     context: dg.AssetExecutionContext,
     engine: Engine,
@@ -83,7 +86,7 @@ def scored_clips(
     return _result(engine, workspace, paths.scored_clips, shown)
 
 
-@_asset(deps=[scored_clips], kinds={"parquet"})
+@_asset(deps=[scored_clips], kinds={"parquet"}, code_version=code_version("decide"))
 def filtered_clips(
     context: dg.AssetExecutionContext, engine: Engine, workspace: Workspace
 ) -> dg.MaterializeResult[Any]:
@@ -97,7 +100,7 @@ def filtered_clips(
     return _result(engine, workspace, paths.filtered_clips, shown)
 
 
-@_asset(deps=[filtered_clips], kinds={"faiss", "parquet"})
+@_asset(deps=[filtered_clips], kinds={"faiss", "parquet"}, code_version=code_version("decide"))
 def deduplicated_clips(
     context: dg.AssetExecutionContext, engine: Engine, workspace: Workspace
 ) -> dg.MaterializeResult[Any]:
@@ -111,7 +114,11 @@ def deduplicated_clips(
     return _result(engine, workspace, paths.deduplicated_clips, shown)
 
 
-@_asset(deps=[deduplicated_clips], kinds={"onnx", "ray", "parquet"})
+@_asset(
+    deps=[deduplicated_clips],
+    kinds={"onnx", "ray", "parquet"},
+    code_version=code_version("caption"),
+)
 def captioned_clips(
     context: dg.AssetExecutionContext,
     engine: Engine,
@@ -128,25 +135,33 @@ def captioned_clips(
     return _result(engine, workspace, paths.captioned_clips, shown)
 
 
-@_asset(deps=[captioned_clips], kinds={"webdataset", "ray"})
+@_asset(deps=[captioned_clips], kinds={"webdataset", "ray"}, code_version=code_version("shard"))
 def shards(
     context: dg.AssetExecutionContext,
     engine: Engine,
     workspace: Workspace,
     ray: RayResource,
 ) -> dg.MaterializeResult[Any]:
-    """WebDataset tars of the captioned clips, ready to train on, and a manifest with their hashes.
-
-    The whole report lies beside them as one HTML page.
-    """
-    from data_engine.report import write_report
-
+    """WebDataset tars of the captioned clips, ready to train on, and a manifest with their hashes."""
     paths = workspace.dataset(context.partition_key)
     with clear_failures():
         request = _request("write_shards", engine, paths)
         ray.work(context, workspace, request, log_progress(context))
-        page = write_report(engine, paths)
         shown = clip_metadata(paths, load_clips(paths)) | shard_metadata(paths)
+    return _result(engine, workspace, paths.sharded_clips, shown)
+
+
+@_asset(deps=[shards], kinds={"html", "markdown"}, code_version=code_version("report"))
+def curation_report(
+    context: dg.AssetExecutionContext, engine: Engine, workspace: Workspace
+) -> dg.MaterializeResult[Any]:
+    """The data card of a batch, and one HTML page with everything that was counted, measured and seen."""
+    from data_engine.report import write_report
+
+    paths = workspace.dataset(context.partition_key)
+    with clear_failures():
+        page = write_report(engine, paths)
+        shown = report_metadata(engine, paths)
     shown["page"] = dg.MetadataValue.path(workspace.relative(page))
     return _result(engine, workspace, paths.sharded_clips, shown)
 

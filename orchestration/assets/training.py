@@ -1,5 +1,6 @@
 """From the shards of every batch to a model, and from there to videos."""
 
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,9 @@ class SampleConfig(dg.Config):
 
 @_asset(
     deps=[dg.AssetDep(shards, partition_mapping=dg.AllPartitionMapping())],
+    automation_condition=dg.AutomationCondition.eager(),
+    # Sources come in all the time; what was encoded a week ago misses them.
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=7)),
     kinds={"pytorch", "webdataset", "ray"},
 )
 def latent_shards(

@@ -18,11 +18,16 @@ CURATION = [
     curation.deduplicated_clips,
     curation.captioned_clips,
     curation.shards,
+    curation.curation_report,
     checks.every_cut_clip_is_decided,
     checks.every_copy_has_its_original,
     checks.every_kept_clip_is_captioned,
     checks.every_kept_clip_is_in_a_shard,
     checks.every_shard_matches_its_hash,
+    checks.no_clip_is_in_two_shards,
+    checks.captions_pass_the_lints,
+    checks.scores_are_distributed_as_before,
+    checks.metadata_names_no_place_and_no_secret,
 ]
 
 

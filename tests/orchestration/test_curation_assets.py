@@ -50,6 +50,10 @@ class TestCurated:
             "every_kept_clip_is_captioned": True,
             "every_kept_clip_is_in_a_shard": True,
             "every_shard_matches_its_hash": True,
+            "no_clip_is_in_two_shards": True,
+            "captions_pass_the_lints": True,
+            "scores_are_distributed_as_before": True,
+            "metadata_names_no_place_and_no_secret": True,
         }
 
     def test_sources_are_counted(self, curated: Curated) -> None:
@@ -82,6 +86,22 @@ class TestCurated:
         assert "![kept clips](data:image/jpeg;base64," in report
         assert "![rejected clips](data:image/jpeg;base64," in report
         assert len(report) < MAX_REPORT_BYTES
+
+    def test_the_report_shows_the_data_card_and_the_clips_at_the_limits(
+        self, curated: Curated
+    ) -> None:
+        shown = metadata_of(curated.result, "curation_report")
+        assert "## Sources and licences" in shown["report"]
+        assert "## Nearest to motion >= 0.003" in shown["report"]
+        assert shown["page"] == f"datasets/{BATCH}/report/index.html"
+        assert shown["score_seconds"] > 0
+        assert len(shown["report"]) < MAX_REPORT_BYTES
+
+    def test_the_columns_of_the_table_are_shown(self, curated: Curated) -> None:
+        (event,) = curated.result.asset_materializations_for_node("filtered_clips")
+        schema = event.metadata["dagster/column_schema"]
+        assert isinstance(schema, dg.TableSchemaMetadataValue)
+        assert ("clip_id", "string") in [(c.name, c.type) for c in schema.schema.columns]
 
     def test_captions_are_shown(self, curated: Curated) -> None:
         assert "## Captions" in metadata_of(curated.result, "captioned_clips")["report"]
@@ -163,6 +183,20 @@ class TestChecks:
         kept = next(c for c in read_clips(paths.sharded_clips) if c.status is ClipStatus.KEPT)
         manifest.write_text(manifest.read_text().replace(kept.clip_id, "0" * 20))
         assert not self.check(paths, checks.every_kept_clip_is_in_a_shard).passed
+
+    def test_a_clip_of_two_batches_is_found(self, paths: DatasetPaths) -> None:
+        shutil.copytree(paths.root, paths.root.with_name("copy"))
+        found = self.check(paths, checks.no_clip_is_in_two_shards)
+        assert not found.passed
+        assert f"datasets/copy/shards/{SHARD} and in datasets/{BATCH}/" in (found.description or "")
+
+    def test_a_caption_that_is_chatter_is_found(self, paths: DatasetPaths) -> None:
+        first, *others = read_clips(paths.captioned_clips)
+        caption = replace(first.captions[0], text="I am sorry, but I cannot describe this video.")
+        rewrite(paths.captioned_clips, [replace(first, captions=(caption,)), *others])
+        found = self.check(paths, checks.captions_pass_the_lints)
+        assert not found.passed
+        assert found.metadata["captions_at_fault"].value == 1
 
     def test_a_failed_clip_is_counted_and_not_lost(self, paths: DatasetPaths) -> None:
         first, *others = read_clips(paths.captioned_clips)
