@@ -1,15 +1,22 @@
 """AdaFactor as STIV trains with it (section 3.1): constant decays, momentum, absolute learning rate.
 
-`torch.optim.Adafactor` has no momentum and lets the second-moment decay depend on the step;
-here both decays are constant and there is no bias correction. The second moment of a tensor with
+`torch.optim.Adafactor` has no momentum, lets the second-moment decay depend on the step, and fails on sharded
+parameters; here both decays are constant and there is no bias correction. The second moment of a tensor with
 two or more dims is kept as its row and column means over the last two.
+
+Parameters may be sharded along their first dim (FSDP2). A step then adds up over the shards twice, for all
+parameters at once: the column means of matrices, and the size of each update. The state of a sharded
+parameter is sharded like it, but for the column means of a matrix, which every worker has.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import Tensor
+
+from training.shards import local, shard_group, sharded_like
 
 TINY = 1e-30
 """Keeps the inverse square root finite where all gradients are zero."""
@@ -38,42 +45,89 @@ class AdaFactor(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # torch also allows a closure, which no caller here has
-        """Apply one update from the gradients; the learning rate is read from the group."""
+        """Apply one update; the learning rate is read from the group. Float32 gradients are overwritten.
+
+        All workers that share parameters call this together, with gradients of the same parameters.
+        """
         assert closure is None, "AdaFactor takes no closure"
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad.float(), group)
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            # All of them are held at once, in the place of the gradients.
+            updates = [local(p.grad).float() for p in parameters]
+            states = [self._state_of(p) for p in parameters]
+            columns = _column_means(parameters, updates)
+            for update, state, column in zip(updates, states, columns, strict=True):
+                update.mul_(_inverse_root(state, update, column, group["beta2"]))
+            for parameter, update, state, rms in zip(
+                parameters, updates, states, _root_mean_squares(parameters, updates), strict=True
+            ):
+                update.div_((rms / group["max_update_rms"]).clamp_(min=1.0))
+                momentum = state["momentum"].lerp_(update, 1.0 - group["beta1"])
+                local(parameter).add_(momentum.to(parameter.dtype), alpha=-group["lr"])
 
-    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+    def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+        """This worker's part of the state, made from zeros before the first step."""
         state: dict[str, Tensor] = self.state[parameter]
         if not state:
-            state.update(_empty_state(grad))
-        update = grad * _inverse_root(state, grad, group["beta2"])
-        rms = update.norm() / update.numel() ** 0.5
-        update.div_((rms / group["max_update_rms"]).clamp_(min=1.0))
-        momentum = state["momentum"].lerp_(update, 1.0 - group["beta1"])
-        parameter.add_(momentum.to(parameter.dtype), alpha=-group["lr"])
+            state.update(_empty_state(parameter))
+        return {name: local(tensor) for name, tensor in state.items()}
 
 
-def _empty_state(grad: Tensor) -> dict[str, Tensor]:
-    momentum = torch.zeros_like(grad)
-    if grad.dim() < 2:
-        return {"momentum": momentum, "variance": torch.zeros_like(grad)}
+def _empty_state(parameter: Tensor) -> dict[str, Tensor]:
+    shape, mine = tuple(parameter.shape), local(parameter).float()
+    momentum = sharded_like(parameter, torch.zeros_like(mine), shape)
+    if parameter.dim() < 2:
+        return {"momentum": momentum, "variance": torch.zeros_like(momentum)}
+    rows = mine.new_zeros((*mine.shape[:-1], 1))
+    columns = mine.new_zeros((*mine.shape[:-2], 1, mine.shape[-1]))
     return {
         "momentum": momentum,
-        "row_variance": grad.new_zeros((*grad.shape[:-1], 1)),
-        "column_variance": grad.new_zeros((*grad.shape[:-2], 1, grad.shape[-1])),
+        "row_variance": sharded_like(parameter, rows, (*shape[:-1], 1)),
+        "column_variance": sharded_like(
+            parameter, columns, (*shape[:-2], 1, shape[-1]), everywhere=parameter.dim() == 2
+        ),
     }
 
 
-def _inverse_root(state: dict[str, Tensor], grad: Tensor, beta2: float) -> Tensor:
+def _column_means(parameters: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor | None]:
+    """Mean of the squared gradient over the rows of each tensor, None for vectors; one reduction over shards."""
+    sums = [None if g.dim() < 2 else g.square().sum(dim=-2, keepdim=True) for g in grads]
+    # Further dims come first: there a matrix lies whole on one worker.
+    split = [s for s, p in zip(sums, parameters, strict=True) if s is not None and p.dim() == 2]
+    _add_up(split, parameters)
+    return [None if s is None else s / p.shape[-2] for s, p in zip(sums, parameters, strict=True)]
+
+
+def _root_mean_squares(parameters: Sequence[Tensor], updates: Sequence[Tensor]) -> list[Tensor]:
+    """Of each whole tensor; one reduction over shards."""
+    squares = [update.square().sum() for update in updates]
+    _add_up(squares, parameters)
+    return [(s / p.numel()).sqrt() for s, p in zip(squares, parameters, strict=True)]
+
+
+def _add_up(parts: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
+    """Replace each part by its sum over the workers that share the parameters, all in one message."""
+    group = shard_group(parameters)
+    if group is None or not parts:
+        return
+    fused = torch.cat([part.flatten() for part in parts])
+    torch.distributed.all_reduce(fused, group=group)
+    for part, summed in zip(parts, fused.split([p.numel() for p in parts]), strict=True):
+        part.copy_(summed.view_as(part))
+
+
+def _inverse_root(
+    state: dict[str, Tensor], grad: Tensor, column_means: Tensor | None, beta2: float
+) -> Tensor:
     """Advance the second moment and return 1 / sqrt of it, broadcastable to the gradient."""
     squared = grad.square()
-    if "variance" in state:
+    if column_means is None:
         return state["variance"].lerp_(squared, 1.0 - beta2).clamp(min=TINY).rsqrt()
     rows = state["row_variance"].lerp_(squared.mean(dim=-1, keepdim=True), 1.0 - beta2)
-    columns = state["column_variance"].lerp_(squared.mean(dim=-2, keepdim=True), 1.0 - beta2)
-    # Two factors of size (rows) and (columns): the full matrix is formed only by the product.
-    row_share = rows / rows.mean(dim=-2, keepdim=True).clamp(min=TINY)
+    columns = state["column_variance"].lerp_(column_means, 1.0 - beta2)
+    # Two factors of size (rows) and (columns): the full matrix is formed only by the product. The mean of
+    # all rows is that of all columns, which needs no word from other shards.
+    row_share = rows / columns.mean(dim=-1, keepdim=True).clamp(min=TINY)
     return row_share.clamp(min=TINY).rsqrt() * columns.clamp(min=TINY).rsqrt()

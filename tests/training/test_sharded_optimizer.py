@@ -1,0 +1,111 @@
+"""AdaFactor and the weight average under FSDP2 on gloo, against one process."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from tests.training.processes import run_workers
+from training.adafactor import AdaFactor
+from training.ema import WeightAverage
+from training.shards import local, part_of, sharded_like
+
+NUM_STEPS = 100
+
+
+class Shapes(nn.Module):
+    """Dims that divide evenly, unevenly, and into less than one row for each worker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        for name, shape in {
+            "even": (8, 6),
+            "uneven": (5, 3),
+            "one_row": (1, 7),
+            "vector": (6,),
+            "deep": (3, 4, 5),
+        }.items():
+            self.register_parameter(
+                name, nn.Parameter(torch.randn(shape, generator=generator), requires_grad=True)
+            )
+
+
+def grads(step: int, model: nn.Module) -> dict[str, Tensor]:
+    """Sizes over some orders of magnitude, so that updates are bounded in some steps."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    size = 10.0 ** torch.randint(-3, 3, (1,), generator=generator).item()
+    return {
+        name: size * torch.randn(weight.shape, generator=generator)
+        for name, weight in model.named_parameters()
+    }
+
+
+def train(model: nn.Module, *, on_cpu: bool = False) -> tuple[AdaFactor, WeightAverage]:
+    optimizer = AdaFactor(model.parameters(), learning_rate=1e-2)
+    average = WeightAverage(model, 0.9, on_cpu=on_cpu)
+    for step in range(NUM_STEPS):
+        for name, grad in grads(step, model).items():
+            weight = model.get_parameter(name)
+            part = part_of(weight)
+            weight.grad = sharded_like(
+                weight, grad[part.start : part.stop].clone(), tuple(weight.shape)
+            )
+        optimizer.step()
+        average.update()
+    return optimizer, average
+
+
+def tensors_of(model: nn.Module, optimizer: AdaFactor, average: WeightAverage) -> dict[str, Tensor]:
+    found = {f"weight/{name}": weight.detach() for name, weight in model.named_parameters()}
+    found |= {f"average/{name}": weight for name, weight in average.state_dict().items()}
+    for name, weight in model.named_parameters():
+        for slot, tensor in optimizer.state[weight].items():
+            found[f"{slot}/{name}"] = tensor
+    return {
+        name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        for name, tensor in found.items()
+    }
+
+
+def train_sharded(rank: int, world_size: int, mesh_shape: tuple[int, ...], path: str) -> None:
+    names = ("replicas", "shards")[-len(mesh_shape) :]
+    mesh = init_device_mesh("cpu", mesh_shape, mesh_dim_names=names)
+    model = fully_shard(Shapes(), mesh=mesh)
+    reductions = []
+    reduce = torch.distributed.all_reduce
+    torch.distributed.all_reduce = lambda *a, **k: (reductions.append(1), reduce(*a, **k))[1]
+    optimizer, average = train(model, on_cpu=rank == 0)
+    torch.distributed.all_reduce = reduce
+    assert len(reductions) <= 3 * NUM_STEPS
+    if world_size > 1:
+        momentum = optimizer.state[model.get_parameter("even")]["momentum"]
+        assert local(momentum).shape[0] == 8 // mesh_shape[-1]
+    found = tensors_of(model, optimizer, average)
+    if rank == 0:
+        save_file({name: tensor.contiguous() for name, tensor in found.items()}, path)
+
+
+@pytest.mark.parametrize("mesh_shape", [(1,), (2,), (4,), (2, 2)])
+def test_sharded_equals_unsharded(mesh_shape: tuple[int, ...], tmp_path: Path) -> None:
+    model = Shapes()
+    expected = tensors_of(model, *train(model))
+    path, world_size = tmp_path / "found.safetensors", torch.Size(mesh_shape).numel()
+    run_workers(train_sharded, world_size, tmp_path, world_size, mesh_shape, str(path))
+
+    found = load_file(path)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        scale = max(1.0, float(tensor.abs().max()))
+        torch.testing.assert_close(
+            found[name] / scale,
+            tensor / scale,
+            rtol=1e-6,
+            atol=1e-6,
+            msg=lambda m, n=name: f"{n}: {m}",
+        )
