@@ -23,6 +23,11 @@ PLACEMENT_FIELDS: dict[str, Any] = {
     "num_workers": True,
     "threads_per_worker": True,
     "recompute": True,
+    "sharding": True,
+    "shard_group_size": True,
+    "average_on_cpu": True,
+    "compile_blocks": True,
+    "stages": {"__all__": {"micro_batch_size"}},
     "data": {
         "cache_bytes",
         "loader_workers",
@@ -141,6 +146,8 @@ class StageConfig(FrozenModel):
     num_steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     """Clips per optimizer step over all workers."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Clips that a worker passes through the network at once, adding up gradients; all of its share, if not set."""
     num_frames: int = Field(ge=1)
     more_num_frames: tuple[int, ...] = ()
     """Further lengths: a clip is trained at the longest one that it holds."""
@@ -217,6 +224,14 @@ class TrainConfig(FrozenModel):
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward pass; parameters, optimizer state and EMA are float32."""
+    sharding: Literal["none", "full", "hybrid"] = "none"
+    """What each worker keeps of weights, optimizer state and EMA: all (DDP), a part (FSDP2), or a part within each
+    group of `shard_group_size` workers, such as those of one machine (HSDP)."""
+    shard_group_size: int | None = Field(default=None, ge=1)
+    average_on_cpu: bool = False
+    """Keep the EMA in host memory."""
+    compile_blocks: bool = False
+    """Compile each block (`torch.compile`): slow first steps for each shape of clips, faster ones afterwards."""
     recompute: RecomputePolicy = "none"
     """What the backward pass computes again to save memory."""
     num_workers: int = Field(default=2, ge=1)
@@ -239,6 +254,19 @@ class TrainConfig(FrozenModel):
                     f"stages.{name}.{field} {stage.batch_unit} must be a multiple of "
                     f"num_workers {self.num_workers}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_form_groups(self) -> Self:
+        group = self.shard_group_size
+        if (self.sharding == "hybrid") != (group is not None):
+            raise ValueError(
+                f"sharding {self.sharding!r} with shard_group_size {group}; hybrid needs it, the others take none"
+            )
+        if group is not None and self.num_workers % group:
+            raise ValueError(
+                f"num_workers {self.num_workers} must be a multiple of shard_group_size {group}"
+            )
         return self
 
     @model_validator(mode="after")

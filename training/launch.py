@@ -24,8 +24,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from training.config import TrainConfig
+from training.distribute import Worker, wait_for_all
 from training.errors import TrainError, TrainingError
-from training.loop import Worker, prepare_run, train_stage
+from training.loop import prepare_run, train_stage
 from training.run_directory import RunDirectory, TrainResult
 from training.streaming.loader import read_ahead_mb
 from training.streaming.shards import dataset_names
@@ -151,15 +152,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
         # After the restart of a worker group, the stages before the interrupted one are finished.
         if run.stage(name).result() is None:
             train_stage(config, name, settings["datasets"], run.path, worker)
-            _wait_for_all(worker)
-
-
-def _wait_for_all(worker: Worker) -> None:
-    """The first worker writes what the next stage starts from; nobody may look for it before."""
-    if worker.world_size > 1:
-        # NCCL would otherwise guess the device, which hangs when it guesses wrong.
-        device_ids = [worker.device.index] if worker.device.type == "cuda" else None
-        torch.distributed.barrier(device_ids=device_ids)
+            wait_for_all(worker)
 
 
 def _cause(error: TrainingFailedError) -> str:

@@ -5,17 +5,22 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from modeling.conditioning import TextFeatures
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.config import OptimizerConfig, StageConfig, TrainConfig
+from training.config import OptimizerConfig, TrainConfig
+from training.distribute import (
+    Worker,
+    clip_gradients,
+    gathering_gradients,
+    replicate,
+)
 from training.encoders import (
     FITTED_AUTOENCODERS,
     BatchEncoder,
@@ -36,15 +41,6 @@ from training.streaming.reading import SampleReader
 from training.telemetry import StepMetrics, Telemetry, bin_losses, mean_of_tenth
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Worker:
-    """One process of a stage. With more than one, torch.distributed must be initialised."""
-
-    rank: int = 0
-    world_size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -104,13 +100,13 @@ def train_stage(
     settings = {"stage": stage_name, "train": config.identity()}
 
     data = _open_data(config, stage_name, datasets, run, worker)
-    state = start_state(config, stage_name, run, worker.device)
+    state = start_state(config, stage_name, run, worker)
     first_step, seconds = 0, 0.0
     snapshot = load_checkpoint(directory.checkpoints, settings=settings)
     if snapshot is not None:
         state.restore(snapshot)
         first_step, seconds = snapshot.step, snapshot.seconds
-    network = _distribute(state.model, stage, worker)
+    network = replicate(state.model, config, stage, worker)
     telemetry = Telemetry(directory, first_step) if worker.rank == 0 else None
 
     with closing(telemetry) if telemetry else nullcontext():
@@ -123,11 +119,9 @@ def train_stage(
 
             slice_ = BatchSlice(step, loaded.batch_size, loaded.places)
             result = _forward_backward(network, config, stage_name, slice_, batch, data.null_text)
-            grad_norm = nn.utils.clip_grad_norm_(
-                network.parameters(), stage.optimizer.max_grad_norm
-            )
+            grad_norm = clip_gradients(state.model, stage.optimizer.max_grad_norm)
             loss, loss_by_timestep = _mean_losses(result, worker)
-            _check_finite(loss, float(grad_norm), step, stage_name)
+            _check_finite(loss, grad_norm, step, stage_name)
 
             learning_rate = warmed_up(stage.optimizer, step)
             set_learning_rate(state.optimizer, learning_rate)
@@ -144,7 +138,7 @@ def train_stage(
                 step=step + 1,
                 loss=loss,
                 learning_rate=learning_rate,
-                grad_norm=float(grad_norm),
+                grad_norm=grad_norm,
                 tokens_per_s=num_tokens / step_s,
                 data_wait_s=data_wait_s,
                 num_skipped=data.loader.num_skipped,
@@ -205,17 +199,6 @@ def _open_data(
     )
 
 
-def _distribute(model: nn.Module, stage: StageConfig, worker: Worker) -> nn.Module:
-    if worker.world_size == 1:
-        return model
-    return DistributedDataParallel(
-        model,
-        device_ids=[worker.device] if worker.device.type == "cuda" else None,
-        # Without masking the mask token has no gradient.
-        find_unused_parameters=stage.mask_ratio == 0 and stage.temporal_mask_ratio == 0,
-    )
-
-
 def _forward_backward(
     network: nn.Module,
     config: TrainConfig,
@@ -225,19 +208,31 @@ def _forward_backward(
     null_text: TextFeatures,
 ) -> StepLoss:
     """Leave the gradient of the global batch's mean loss in the parameters."""
-    device = batch.latents_BCFHW.device
+    stage, device = config.stages[stage_name], batch.latents_BCFHW.device
     draws = draw_step(
-        config.stages[stage_name],
+        stage,
         (config.seed, stage_name),
         slice_,
         batch.latents_BCFHW.shape[1:],
         _token_grid(config, stage_name, batch),
     ).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        of_stage = config.model_of(stage_name), config.stages[stage_name]
-        result = stage_loss(network, of_stage, batch, draws, null_text)
-    result.loss.backward()
-    return result
+    of_stage = config.model_of(stage_name), stage
+    num_samples = len(slice_.places)
+    at_once = min(stage.micro_batch_size or num_samples, num_samples)
+    losses: list[StepLoss] = []
+    for start in range(0, num_samples, at_once):
+        samples = slice(start, min(start + at_once, num_samples))
+        with gathering_gradients(network, is_last=samples.stop == num_samples):
+            with torch.autocast(
+                device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
+            ):
+                part = batch.part(samples), draws.part(samples)
+                loss = stage_loss(network, of_stage, *part, null_text)
+            share = (samples.stop - start) / num_samples
+            (loss.loss * share).backward()
+            losses.append(loss)
+    per_sample_B = torch.cat([loss.per_sample_B for loss in losses])
+    return StepLoss(per_sample_B.mean(), per_sample_B, draws.t_B)
 
 
 def _token_grid(config: TrainConfig, stage_name: str, batch: TrainBatch) -> tuple[int, int, int]:

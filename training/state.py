@@ -10,6 +10,7 @@ from modeling.stiv import STIV
 from training.adafactor import AdaFactor
 from training.checkpoint import Snapshot, load_average
 from training.config import OptimizerConfig, TrainConfig
+from training.distribute import Worker, shard
 from training.ema import WeightAverage
 from training.errors import TrainError
 from training.randomness import derive_seed
@@ -48,7 +49,7 @@ class TrainState:
 
 
 def start_state(
-    config: TrainConfig, stage_name: str, run: RunDirectory, device: torch.device
+    config: TrainConfig, stage_name: str, run: RunDirectory, worker: Worker
 ) -> TrainState:
     """The state before the first step: fresh weights, or the average of the stage before.
 
@@ -66,9 +67,11 @@ def start_state(
     )
     if place > 0:
         _load_previous(model, config, names[place - 1], stage_name, run)
-    model.to(device)
+    model.to(worker.device)
+    shard(model, config, worker)
     optimizer = make_optimizer(model, config.stages[stage_name].optimizer)
-    return TrainState(model, optimizer, WeightAverage(model, config.stages[stage_name].ema_decay))
+    decay = config.stages[stage_name].ema_decay
+    return TrainState(model, optimizer, WeightAverage(model, decay, on_cpu=config.average_on_cpu))
 
 
 def make_optimizer(model: STIV, settings: OptimizerConfig) -> Optimizer:

@@ -1,6 +1,7 @@
 """One training step as plain functions: random draws, and a batch to its loss. No device mesh, no logging."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,10 @@ class TrainBatch:
     def to(self, device: torch.device) -> "TrainBatch":
         return TrainBatch(self.latents_BCFHW.to(device), self.conditions.to(device))
 
+    def part(self, samples: slice) -> "TrainBatch":
+        """Some of the samples."""
+        return _rows(self, samples)
+
 
 @dataclass(frozen=True, slots=True)
 class BatchSlice:
@@ -68,6 +73,10 @@ class StepDraws:
             kept,
         )
 
+    def part(self, samples: slice) -> "StepDraws":
+        """Those of some of the samples."""
+        return replace(_rows(replace(self, kept=None), samples), kept=self.kept)
+
 
 @dataclass(frozen=True, slots=True)
 class StepLoss:
@@ -76,6 +85,14 @@ class StepLoss:
     loss: Tensor
     per_sample_B: Tensor
     t_B: Tensor
+
+
+def _rows(value: Any, samples: slice) -> Any:
+    """The samples of every tensor of a dataclass, however nested."""
+    if value is None or isinstance(value, Tensor):
+        return None if value is None else value[samples]
+    changes = {field.name: _rows(getattr(value, field.name), samples) for field in fields(value)}
+    return replace(value, **changes)
 
 
 def draw_step(
