@@ -67,28 +67,29 @@ class AdaFactor(torch.optim.Optimizer):
                 momentum = state["momentum"].lerp_(update, 1.0 - group["beta1"])
                 local(parameter).add_(momentum.to(parameter.dtype), alpha=-group["lr"])
 
+    @staticmethod
+    def empty_state(parameter: Tensor) -> dict[str, Tensor]:
+        """The state of a parameter before its first step, divided as the parameter is."""
+        shape, mine = tuple(parameter.shape), local(parameter).float()
+        momentum = sharded_like(parameter, torch.zeros_like(mine), shape)
+        if parameter.dim() < 2:
+            return {"momentum": momentum, "variance": torch.zeros_like(momentum)}
+        rows = mine.new_zeros((*mine.shape[:-1], 1))
+        columns = mine.new_zeros((*mine.shape[:-2], 1, mine.shape[-1]))
+        return {
+            "momentum": momentum,
+            "row_variance": sharded_like(parameter, rows, (*shape[:-1], 1)),
+            "column_variance": sharded_like(
+                parameter, columns, (*shape[:-2], 1, shape[-1]), everywhere=parameter.dim() == 2
+            ),
+        }
+
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         """This worker's part of the state, made from zeros before the first step."""
         state: dict[str, Tensor] = self.state[parameter]
         if not state:
-            state.update(_empty_state(parameter))
+            state.update(self.empty_state(parameter))
         return {name: local(tensor) for name, tensor in state.items()}
-
-
-def _empty_state(parameter: Tensor) -> dict[str, Tensor]:
-    shape, mine = tuple(parameter.shape), local(parameter).float()
-    momentum = sharded_like(parameter, torch.zeros_like(mine), shape)
-    if parameter.dim() < 2:
-        return {"momentum": momentum, "variance": torch.zeros_like(momentum)}
-    rows = mine.new_zeros((*mine.shape[:-1], 1))
-    columns = mine.new_zeros((*mine.shape[:-2], 1, mine.shape[-1]))
-    return {
-        "momentum": momentum,
-        "row_variance": sharded_like(parameter, rows, (*shape[:-1], 1)),
-        "column_variance": sharded_like(
-            parameter, columns, (*shape[:-2], 1, shape[-1]), everywhere=parameter.dim() == 2
-        ),
-    }
 
 
 def _column_means(parameters: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor | None]:

@@ -1,33 +1,39 @@
 """Checkpoints that exist completely or not at all: safetensors and JSON, no pickle.
 
     checkpoints/latest.json                      which checkpoint counts, and the hash of its state.json
-    checkpoints/step-000123/state.json           step, settings, and the hash of every tensor file
+    checkpoints/step-000123/state.json           step, settings, and of every tensor file hash and contents
     checkpoints/step-000123/{weights,average,optimizer}.safetensors
+    checkpoints/step-000123/weights-00001-of-00004.safetensors ...      where workers have parts (FSDP2)
 
 A checkpoint is written under another name, synced, renamed, and only then named in `latest.json`:
-what a killed process leaves behind is never read. There is no generator state, because every random
+what a killed process leaves behind is never read (`checkpoint_writer.py`). A part is some rows of a tensor, so
+another number of workers reads the rows it needs. There is no generator state, because every random
 number is a function of the seed and the step (`randomness.py`).
 """
 
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from training.errors import CheckpointError
+from training.shards import local, part_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""In version 1 every tensor is whole and `files` gives nothing but the hash of each file."""
 LATEST_NAME = "latest.json"
 STATE_NAME = "state.json"
-AVERAGE_NAME = "average.safetensors"
+
+Kind = Literal["weights", "average", "optimizer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,79 +44,132 @@ class Snapshot:
     """Optimizer steps done."""
     seconds: float
     """Spent on them, over all sessions."""
-    weights: Mapping[str, Tensor]
-    average: Mapping[str, Tensor]
-    optimizer: Mapping[str, Tensor]
+    kinds: Mapping[Kind, Mapping[str, Tensor]]
+    """The tensors of this worker; sharded ones as DTensors."""
 
 
-def save_checkpoint(
-    folder: Path, snapshot: Snapshot, *, settings: Mapping[str, Any], keep: int
-) -> Path:
-    """Write a checkpoint, make it the latest and delete all but the last `keep`.
+@dataclass(frozen=True)
+class _Place:
+    """Rows of a tensor in a file."""
 
-    `settings` are plain values; a checkpoint can only be loaded under equal ones.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"step-{snapshot.step:06d}"
-    temporary = folder / f".{final.name}.tmp"
-    for leftover in (temporary, final):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-    temporary.mkdir()
-    for name, tensors in _tensor_files(snapshot).items():
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary / name)
-        _sync(temporary / name)
-    state = {
-        "step": snapshot.step,
-        "seconds": snapshot.seconds,
-        "settings": dict(settings),
-        "files": {name: file_sha256(temporary / name) for name in _tensor_files(snapshot)},
-    }
-    write_json(temporary / STATE_NAME, state)
-    _sync(temporary)
-    temporary.rename(final)
-    _sync(folder)
-    latest = {
-        "format_version": FORMAT_VERSION,
-        "directory": final.name,
-        "state_sha256": file_sha256(final / STATE_NAME),
-    }
-    write_json(folder / LATEST_NAME, latest)
-    _prune(folder, snapshot.step, keep)
-    return final
+    path: Path
+    start: int
+    stop: int
 
 
-def load_checkpoint(folder: Path, *, settings: Mapping[str, Any]) -> Snapshot | None:
+class StoredCheckpoint:
+    """A complete checkpoint on disk. Files are checked against their hashes when something is read from them."""
+
+    def __init__(self, path: Path, state: Mapping[str, Any]) -> None:
+        self.path = path
+        self.step: int = state["step"]
+        self.seconds: float = state["seconds"]
+        self._hashes: dict[Path, str] = {}
+        self._parts: dict[Path, dict[str, Any]] = {}
+        for name, entry in state["files"].items():
+            known = entry if isinstance(entry, dict) else {"sha256": entry, "parts": {}}
+            self._hashes[path / name] = known["sha256"]
+            self._parts[path / name] = known["parts"]
+        self._open = cache(self._open_checked)
+        self._places = cache(self._find)
+
+    def names(self, kind: Kind) -> list[str]:
+        """The tensors there are.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, like in all methods.
+        """
+        return list(self._places(kind))
+
+    def load_into(self, kind: Kind, tensors: Mapping[str, Tensor]) -> None:
+        """Fill tensors, or this worker's parts of them, with what is stored under their names."""
+        for name, tensor in tensors.items():
+            part = part_of(tensor)
+            if part.start < part.stop:
+                rows = self._rows(kind, name, part.start, part.stop)
+                if rows.shape != local(tensor).shape:
+                    raise CheckpointError(
+                        f"{self.path} holds {kind} {name} as {tuple(rows.shape)}, the network has "
+                        f"{tuple(local(tensor).shape)}; it is of another network"
+                    )
+                local(tensor).detach().copy_(rows)
+
+    def whole(self, kind: Kind) -> dict[str, Tensor]:
+        """All tensors of a kind in host memory, put together from their parts."""
+        wholes: dict[str, Tensor] = {}
+        for name, places in self._places(kind).items():
+            stop = max(place.stop for place in places)
+            wholes[name] = self._rows(kind, name, 0, stop)
+        return wholes
+
+    def _rows(self, kind: Kind, name: str, start: int, stop: int) -> Tensor:
+        places = sorted(self._places(kind).get(name, []), key=lambda place: place.start)
+        found: list[Tensor] = []
+        done = start
+        for place in places:
+            if place.start <= done < min(place.stop, stop):
+                file = self._open(place.path)
+                if (place.start, place.stop) == (start, stop):
+                    return file.get_tensor(name)
+                end = min(stop, place.stop)
+                found.append(file.get_slice(name)[done - place.start : end - place.start])
+                done = end
+        if done < stop:
+            raise CheckpointError(
+                f"{self.path} holds no rows {done} to {stop} of {kind} {name}; it is of another network"
+            )
+        return torch.cat(found)
+
+    def _find(self, kind: Kind) -> dict[str, list[_Place]]:
+        found: dict[str, list[_Place]] = {}
+        for path, parts in self._parts.items():
+            if path.name.split("-")[0].split(".")[0] != kind:
+                continue
+            file = _safe_open(path)
+            for name in file.keys():  # noqa: SIM118  # an open file is no mapping
+                shape = file.get_slice(name).get_shape()
+                start, stop = 0, shape[0] if shape else 1
+                if name in parts:
+                    start, stop = parts[name]["start"], parts[name]["stop"]
+                found.setdefault(name, []).append(_Place(path, start, stop))
+        return found
+
+    def _open_checked(self, path: Path) -> Any:
+        _check_hash(path, self._hashes[path])
+        return _safe_open(path)
+
+
+def load_checkpoint(
+    folder: Path, *, settings: Mapping[str, Any], normalise: Callable[[Any], Any] = dict
+) -> StoredCheckpoint | None:
     """The latest complete checkpoint of a folder, or None where there is none.
 
+    `normalise` brings settings that an older version wrote into the form of `settings`.
+
     Raises:
-        CheckpointError: `latest.json` is damaged or of another version, a file does not match its
-            hash, or the checkpoint was made under other settings.
+        CheckpointError: `latest.json` is damaged or of another version, or the checkpoint is damaged or was made
+            under other settings.
     """
     latest_path = folder / LATEST_NAME
     if not latest_path.exists():
         return None
     latest = _read_json(latest_path)
-    if latest.get("format_version") != FORMAT_VERSION:
+    if latest.get("format_version") not in READABLE_VERSIONS:
         raise CheckpointError(
             f"{latest_path} has format_version {latest.get('format_version')!r}, this code reads "
-            f"{FORMAT_VERSION}; use the version that wrote it, or start another run"
+            f"{READABLE_VERSIONS}; use the version that wrote it, or start another run"
         )
     checkpoint = folder / str(latest.get("directory"))
     _check_hash(checkpoint / STATE_NAME, latest.get("state_sha256"))
     state = _read_json(checkpoint / STATE_NAME)
-    if state["settings"] != dict(settings):
+    if normalise(state["settings"]) != dict(settings):
         raise CheckpointError(
             f"{checkpoint} was made with other settings; choose another run, or restore the settings"
         )
-    files = {name: _load_tensors(checkpoint / name, sha) for name, sha in state["files"].items()}
-    return Snapshot(
-        step=state["step"],
-        seconds=state["seconds"],
-        weights=files["weights.safetensors"],
-        average=files[AVERAGE_NAME],
-        optimizer=files["optimizer.safetensors"],
-    )
+    stored = StoredCheckpoint(checkpoint, state)
+    for kind in get_args(Kind):
+        stored.names(kind)
+    return stored
 
 
 def load_average(checkpoint: Path) -> dict[str, Tensor]:
@@ -119,40 +178,23 @@ def load_average(checkpoint: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
     """
-    state = _read_json(checkpoint / STATE_NAME)
-    return _load_tensors(checkpoint / AVERAGE_NAME, state["files"][AVERAGE_NAME])
+    return StoredCheckpoint(checkpoint, _read_json(checkpoint / STATE_NAME)).whole("average")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace a JSON file in one step: a reader sees the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n")
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _tensor_files(snapshot: Snapshot) -> dict[str, Mapping[str, Tensor]]:
-    return {
-        "weights.safetensors": snapshot.weights,
-        AVERAGE_NAME: snapshot.average,
-        "optimizer.safetensors": snapshot.optimizer,
-    }
-
-
-def _prune(folder: Path, step: int, keep: int) -> None:
-    # A higher step is left over from a run that was killed before it could name it in latest.json.
-    steps = {int(path.name.removeprefix("step-")): path for path in folder.glob("step-*")}
-    kept = sorted(found for found in steps if found <= step)[-keep:]
-    for found, path in steps.items():
-        if found not in kept:
-            shutil.rmtree(path)
-
-
-def _load_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
-    _check_hash(path, sha256)
+def _safe_open(path: Path) -> Any:
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing; the checkpoint is damaged, start another run")
     try:
-        return load_file(path)
+        return safe_open(path, framework="pt")
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
 
@@ -186,7 +228,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the system write a file or the entries of a directory to the disk now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -27,7 +27,7 @@ PLACEMENT_FIELDS: dict[str, Any] = {
     "shard_group_size": True,
     "average_on_cpu": True,
     "compile_blocks": True,
-    "stages": {"__all__": {"micro_batch_size"}},
+    "stages": {"__all__": {"micro_batch_size", "keep_every_steps"}},
     "data": {
         "cache_bytes",
         "loader_workers",
@@ -179,6 +179,8 @@ class StageConfig(FrozenModel):
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)
     checkpoint_every_steps: int = Field(ge=1)
     num_checkpoints_kept: int = Field(default=2, ge=1)
+    """The last ones; those of every `keep_every_steps` steps stay for good."""
+    keep_every_steps: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _frames_fit_the_task(self) -> Self:
@@ -299,3 +301,14 @@ class TrainConfig(FrozenModel):
         fields = self.model_dump(mode="json", exclude=PLACEMENT_FIELDS)
         # Mappings with the same entries in another order are equal; the order of the stages matters.
         return {**fields, "order_of_stages": list(self.stages)}
+
+    @classmethod
+    def identity_of(cls, found: dict[str, Any]) -> dict[str, Any]:
+        """An identity that an older version wrote, with the fields that have come since.
+
+        Raises:
+            ValidationError: it is of no version that this one knows.
+        """
+        # One worker fits any batch size; it is no part of an identity.
+        plain = {key: value for key, value in found.items() if key != "order_of_stages"}
+        return cls.model_validate({**plain, "num_workers": 1}).identity()

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
 from modeling.conditioning import TextFeatures
-from training.checkpoint import load_checkpoint, save_checkpoint
+from training.checkpoint import load_checkpoint
+from training.checkpoint_writer import CheckpointWriter, KeepPolicy, is_sharded
 from training.config import OptimizerConfig, TrainConfig
 from training.distribute import (
     Worker,
@@ -102,14 +104,21 @@ def train_stage(
     data = _open_data(config, stage_name, datasets, run, worker)
     state = start_state(config, stage_name, run, worker)
     first_step, seconds = 0, 0.0
-    snapshot = load_checkpoint(directory.checkpoints, settings=settings)
-    if snapshot is not None:
-        state.restore(snapshot)
-        first_step, seconds = snapshot.step, snapshot.seconds
+    stored = load_checkpoint(directory.checkpoints, settings=settings, normalise=_known_settings)
+    if stored is not None:
+        state.restore(stored)
+        first_step, seconds = stored.step, stored.seconds
     network = replicate(state.model, config, stage, worker)
     telemetry = Telemetry(directory, first_step) if worker.rank == 0 else None
 
-    with closing(telemetry) if telemetry else nullcontext():
+    writer = CheckpointWriter(
+        directory.checkpoints,
+        worker,
+        settings=settings,
+        keep=KeepPolicy(last=stage.num_checkpoints_kept, every_steps=stage.keep_every_steps),
+        is_sharded=is_sharded(dict(state.model.named_parameters())),
+    )
+    with writer, closing(telemetry) if telemetry else nullcontext():
         batches = data.loader.batches(first_step, stage.num_steps)
         for step in range(first_step, stage.num_steps):
             started_s = time.perf_counter()
@@ -131,30 +140,25 @@ def train_stage(
 
             step_s = time.perf_counter() - started_s
             seconds += step_s
-            if telemetry is None:
-                continue
-            num_tokens = loaded.batch_size * math.prod(_token_grid(config, stage_name, batch))
-            metrics = StepMetrics(
-                step=step + 1,
-                loss=loss,
-                learning_rate=learning_rate,
-                grad_norm=grad_norm,
-                tokens_per_s=num_tokens / step_s,
-                data_wait_s=data_wait_s,
-                num_skipped=data.loader.num_skipped,
-                peak_memory_mb=resident_mb(),
-                step_s=step_s,
-                loss_by_timestep=loss_by_timestep,
-            )
-            telemetry.log(metrics)
-            if (step + 1) % stage.checkpoint_every_steps == 0 or step + 1 == stage.num_steps:
-                save_checkpoint(
-                    directory.checkpoints,
-                    state.snapshot(step + 1, seconds),
-                    settings=settings,
-                    keep=stage.num_checkpoints_kept,
+            if telemetry is not None:
+                num_tokens = loaded.batch_size * math.prod(_token_grid(config, stage_name, batch))
+                metrics = StepMetrics(
+                    step=step + 1,
+                    loss=loss,
+                    learning_rate=learning_rate,
+                    grad_norm=grad_norm,
+                    tokens_per_s=num_tokens / step_s,
+                    data_wait_s=data_wait_s,
+                    num_skipped=data.loader.num_skipped,
+                    peak_memory_mb=resident_mb(),
+                    step_s=step_s,
+                    loss_by_timestep=loss_by_timestep,
                 )
+                telemetry.log(metrics)
+            if (step + 1) % stage.checkpoint_every_steps == 0 or step + 1 == stage.num_steps:
+                writer.save(state.snapshot(step + 1, seconds))
 
+        writer.wait()
         if telemetry is not None:
             losses = [metrics["loss"] for metrics in telemetry.finish()]
             directory.finish(_stage_result(config, stage_name, data.plan, losses, seconds))
@@ -261,6 +265,10 @@ def _check_finite(loss: float, grad_norm: float, step: int, stage_name: str) -> 
             f"stage {stage_name}, step {step + 1}: loss {loss} and gradient norm {grad_norm} must be "
             "finite; train with a lower learning rate or a longer warm-up in another run"
         )
+
+
+def _known_settings(found: dict[str, Any]) -> dict[str, Any]:
+    return {"stage": found["stage"], "train": TrainConfig.identity_of(found["train"])}
 
 
 def _stage_result(

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from modeling.inflate import load_stage
 from modeling.stiv import STIV
 from training.adafactor import AdaFactor
-from training.checkpoint import Snapshot, load_average
+from training.checkpoint import Snapshot, StoredCheckpoint, load_average
 from training.config import OptimizerConfig, TrainConfig
 from training.distribute import Worker, shard
 from training.ema import WeightAverage
@@ -33,19 +34,30 @@ class TrainState:
         return Snapshot(
             step=step,
             seconds=seconds,
-            weights=self.model.state_dict(),
-            average=self.average.state_dict(),
-            optimizer=optimizer,
+            kinds={
+                "weights": self.model.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": optimizer,
+            },
         )
 
-    def restore(self, snapshot: Snapshot) -> None:
-        self.model.load_state_dict(dict(snapshot.weights))
-        self.average.load_state_dict(snapshot.average)
+    def restore(self, stored: StoredCheckpoint) -> None:
+        """Take over a checkpoint, of whatever number of workers.
+
+        Raises:
+            CheckpointError: it is damaged, or of another network.
+        """
+        stored.load_into("weights", self.model.state_dict())
+        stored.load_into("average", self.average.state_dict())
         parameters = dict(self.model.named_parameters())
-        for key, tensor in snapshot.optimizer.items():
+        slots: dict[str, Tensor] = {}
+        for key in stored.names("optimizer"):
             name, slot = key.rsplit("/", 1)
-            parameter = parameters[name]
-            self.optimizer.state[parameter][slot] = tensor.to(parameter.device)
+            state = self.optimizer.state[parameters[name]]
+            if not state:
+                state.update(_empty_state(self.optimizer, parameters[name]))
+            slots[key] = state[slot]
+        stored.load_into("optimizer", slots)
 
 
 def start_state(
@@ -87,6 +99,14 @@ def make_optimizer(model: STIV, settings: OptimizerConfig) -> Optimizer:
     return torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, betas=betas, weight_decay=0.0
     )
+
+
+def _empty_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """The state of a parameter before its first step, to be filled."""
+    if isinstance(optimizer, AdaFactor):
+        return optimizer.empty_state(parameter)
+    moments = {slot: torch.zeros_like(parameter) for slot in ("exp_avg", "exp_avg_sq")}
+    return {"step": torch.zeros(()), **moments}
 
 
 def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:

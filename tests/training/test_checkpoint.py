@@ -1,10 +1,13 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from training.checkpoint import Snapshot, load_average, load_checkpoint, save_checkpoint
+from training.checkpoint import Snapshot, file_sha256, load_average, load_checkpoint
+from training.checkpoint_writer import CheckpointWriter, KeepPolicy
+from training.distribute import Worker
 from training.errors import CheckpointError
 
 SETTINGS = {"stage": "t2v", "train": {"seed": 0}}
@@ -14,14 +17,19 @@ def snapshot(step: int) -> Snapshot:
     return Snapshot(
         step=step,
         seconds=1.5 * step,
-        weights={"w": torch.full((2, 3), float(step))},
-        average={"w": torch.full((2, 3), step / 2)},
-        optimizer={"w/momentum": torch.arange(6.0).view(2, 3).T},
+        kinds={
+            "weights": {"w": torch.full((2, 3), float(step))},
+            "average": {"w": torch.full((2, 3), step / 2)},
+            "optimizer": {"w/momentum": torch.arange(6.0).view(2, 3).T},
+        },
     )
 
 
-def save(folder: Path, step: int, keep: int = 2) -> Path:
-    return save_checkpoint(folder, snapshot(step), settings=SETTINGS, keep=keep)
+def save(folder: Path, step: int, keep: int = 2, every: int | None = None) -> Path:
+    policy = KeepPolicy(last=keep, every_steps=every)
+    with CheckpointWriter(folder, Worker(), settings=SETTINGS, keep=policy) as writer:
+        writer.save(snapshot(step))
+    return folder / f"step-{step:06d}"
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -30,9 +38,61 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
     assert loaded is not None
     assert (loaded.step, loaded.seconds) == (7, 10.5)
-    assert loaded.weights["w"].equal(snapshot(7).weights["w"])
-    assert loaded.optimizer["w/momentum"].equal(snapshot(7).optimizer["w/momentum"])
-    assert load_average(path)["w"].equal(snapshot(7).average["w"])
+    for kind, tensors in snapshot(7).kinds.items():
+        found = loaded.whole(kind)
+        assert found.keys() == tensors.keys()
+        assert all(found[name].equal(tensor) for name, tensor in tensors.items())
+    assert load_average(path)["w"].equal(torch.full((2, 3), 3.5))
+
+
+def test_a_checkpoint_of_version_1_is_read(tmp_path: Path) -> None:
+    """It gave the hash of each file and nothing else."""
+    path = save(tmp_path, 7)
+    state = json.loads((path / "state.json").read_text())
+    state["files"] = {name: entry["sha256"] for name, entry in state["files"].items()}
+    (path / "state.json").write_text(json.dumps(state))
+    latest = {
+        "format_version": 1,
+        "directory": path.name,
+        "state_sha256": file_sha256(path / "state.json"),
+    }
+    (tmp_path / "latest.json").write_text(json.dumps(latest))
+    loaded = load_checkpoint(tmp_path, settings=SETTINGS)
+    assert loaded is not None
+    assert loaded.whole("average")["w"].equal(torch.full((2, 3), 3.5))
+
+
+def test_a_snapshot_is_copied_before_training_goes_on(tmp_path: Path) -> None:
+    taken = snapshot(3)
+    policy = KeepPolicy(last=1)
+    with CheckpointWriter(tmp_path, Worker(), settings=SETTINGS, keep=policy) as writer:
+        writer.save(taken)
+        taken.kinds["weights"]["w"].zero_()
+    loaded = load_checkpoint(tmp_path, settings=SETTINGS)
+    assert loaded is not None
+    assert loaded.whole("weights")["w"].equal(torch.full((2, 3), 3.0))
+
+
+def test_a_failed_save_is_told_at_the_next(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path, Worker(), settings=SETTINGS, keep=KeepPolicy(last=1))
+    writer.save(snapshot(1))
+    writer.wait()
+    shutil.rmtree(tmp_path)
+    writer.save(snapshot(2))
+    with pytest.raises(FileNotFoundError):
+        writer.save(snapshot(3))
+
+
+def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    loaded = load_checkpoint(tmp_path, settings=SETTINGS)
+    assert loaded is not None
+    with pytest.raises(CheckpointError, match="another network"):
+        loaded.load_into("weights", {"w": torch.zeros(2, 4)})
+    with pytest.raises(CheckpointError, match="holds no rows 2 to 3 of weights w"):
+        loaded.load_into("weights", {"w": torch.zeros(3, 3)})
+    with pytest.raises(CheckpointError, match="holds no rows"):
+        loaded.load_into("weights", {"other": torch.zeros(2, 3)})
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
@@ -46,6 +106,16 @@ def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
         "latest.json",
         "step-000003",
         "step-000004",
+    ]
+
+
+def test_some_stay_for_good(tmp_path: Path) -> None:
+    for step in (2, 3, 4, 5, 6, 7):
+        save(tmp_path, step, keep=1, every=3)
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == [
+        "step-000003",
+        "step-000006",
+        "step-000007",
     ]
 
 
@@ -89,17 +159,24 @@ def test_a_corrupt_manifest_is_refused(tmp_path: Path, content: str) -> None:
         load_checkpoint(tmp_path, settings=SETTINGS)
 
 
-@pytest.mark.parametrize("name", ["state.json", "weights.safetensors", "average.safetensors"])
-def test_a_changed_or_missing_file_is_refused(tmp_path: Path, name: str) -> None:
-    path = save(tmp_path, 5) / name
+@pytest.mark.parametrize("kind", ["state", "weights", "average"])
+def test_a_changed_or_missing_file_is_refused(tmp_path: Path, kind: str) -> None:
+    path = save(tmp_path, 5) / ("state.json" if kind == "state" else f"{kind}.safetensors")
+
+    def load() -> None:
+        loaded = load_checkpoint(tmp_path, settings=SETTINGS)
+        assert loaded is not None
+        loaded.load_into("weights", {"w": torch.zeros(2, 3)})
+        loaded.load_into("average", {"w": torch.zeros(2, 3)})
+
     data = bytearray(path.read_bytes())
     data[-2] ^= 1
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="does not match its recorded hash"):
-        load_checkpoint(tmp_path, settings=SETTINGS)
+        load()
     path.unlink()
     with pytest.raises(CheckpointError, match="is missing"):
-        load_checkpoint(tmp_path, settings=SETTINGS)
+        load()
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:

@@ -1,14 +1,14 @@
 """Whole stages in one process, with the embedded encoders."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.training.builders import tiny_config, tiny_stage
-from training import loop
+from training.checkpoint import Snapshot
+from training.checkpoint_writer import CheckpointWriter
 from training.config import OptimizerConfig, TrainConfig
 from training.errors import TrainError
 from training.loop import prepare_run, train_stage, warmed_up
@@ -43,15 +43,15 @@ def test_ten_steps_equal_five_a_kill_and_the_rest_bit_for_bit(
         prepare_run(config, [dataset], run)
     train_stage(config, "stiv", [dataset], whole)
 
-    save = loop.save_checkpoint
+    save = CheckpointWriter.save
 
-    def save_first_only(folder: Path, snapshot: Any, **settings: Any) -> Path:
+    def save_first_only(writer: CheckpointWriter, snapshot: Snapshot) -> None:
         if snapshot.step > 5:
             raise KilledError
-        return save(folder, snapshot, **settings)
+        save(writer, snapshot)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_checkpoint", save_first_only)
+        patch.setattr(CheckpointWriter, "save", save_first_only)
         with pytest.raises(KilledError):
             train_stage(config, "stiv", [dataset], broken)
     assert RunDirectory(broken).stage("stiv").result() is None
