@@ -27,7 +27,7 @@ PLACEMENT_FIELDS: dict[str, Any] = {
     "shard_group_size": True,
     "average_on_cpu": True,
     "compile_blocks": True,
-    "stages": {"__all__": {"micro_batch_size", "keep_every_steps"}},
+    "stages": {"__all__": {"micro_batch_size", "keep_every_steps", "max_skipped_steps"}},
     "data": {
         "cache_bytes",
         "loader_workers",
@@ -137,6 +137,8 @@ class OptimizerConfig(FrozenModel):
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.999, ge=0, lt=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
+    clip_deviations: float | None = Field(default=None, gt=0)
+    """If set, gradient norms are also clipped this many standard deviations above their running mean."""
 
 
 class StageConfig(FrozenModel):
@@ -177,6 +179,8 @@ class StageConfig(FrozenModel):
     """Above 1, times closer to the noise, for higher resolutions (`modeling.flow.shift_timesteps`)."""
     optimizer: OptimizerConfig = OptimizerConfig()
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)
+    max_skipped_steps: int = Field(default=3, ge=0)
+    """Steps in a row whose loss or gradient is not finite; they change nothing, and one more stops the run."""
     checkpoint_every_steps: int = Field(ge=1)
     num_checkpoints_kept: int = Field(default=2, ge=1)
     """The last ones; those of every `keep_every_steps` steps stay for good."""

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from modeling.stiv import STIV
 from training.config import StageConfig, TrainConfig
+from training.spikes import AdaptiveClip
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,14 @@ def gathering_gradients(network: nn.Module, *, is_last: bool) -> AbstractContext
     return nullcontext()
 
 
-def clip_gradients(model: nn.Module, max_norm: float) -> float:
-    """Scale all gradients down to this norm; the norm over all workers before that."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+def clip_gradients(model: nn.Module, max_norm: float, adaptive: AdaptiveClip | None) -> float:
+    """Scale all gradients down to the lower bound; the norm over all workers before that."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    total = nn.utils.get_total_norm(gradients)
+    norm = total.full_tensor() if isinstance(total, DTensor) else total
+    bound = max_norm if adaptive is None else min(max_norm, adaptive.bound())
+    nn.utils.clip_grads_with_norm_(model.parameters(), bound, norm)
+    return float(norm)
 
 
 def wait_for_all(worker: Worker) -> None:

@@ -30,14 +30,14 @@ from training.encoders import (
     fit_autoencoder,
     load_encoders,
 )
-from training.errors import TrainError
 from training.latent_sets import adopt_encoders
 from training.run_directory import RunDirectory, StageDirectory, StageResult
-from training.state import set_learning_rate, start_state
+from training.spikes import SkippedSteps
+from training.state import start_state
 from training.step import BatchSlice, StepLoss, TrainBatch, draw_step, stage_loss
 from training.streaming.buckets import StagePlan, plan_stage
 from training.streaming.index import SampleIndex
-from training.streaming.loader import BatchLoader, resident_mb
+from training.streaming.loader import BatchLoader, LoadedBatch, resident_mb
 from training.streaming.order import SampleOrder
 from training.streaming.reading import SampleReader
 from training.telemetry import StepMetrics, Telemetry, bin_losses, mean_of_tenth
@@ -50,6 +50,7 @@ class StageData:
     """What one worker reads a stage with."""
 
     plan: StagePlan
+    order: SampleOrder
     loader: BatchLoader
     encoder: BatchEncoder
     null_text: TextFeatures
@@ -119,6 +120,13 @@ def train_stage(
         is_sharded=is_sharded(dict(state.model.named_parameters())),
     )
     with writer, closing(telemetry) if telemetry else nullcontext():
+        saved = first_step
+        skipped = SkippedSteps(
+            directory.skipped_steps if worker.rank == 0 else None,
+            stage_name,
+            stage.max_skipped_steps,
+            range(first_step, stage.num_steps),
+        )
         batches = data.loader.batches(first_step, stage.num_steps)
         for step in range(first_step, stage.num_steps):
             started_s = time.perf_counter()
@@ -128,15 +136,15 @@ def train_stage(
 
             slice_ = BatchSlice(step, loaded.batch_size, loaded.places)
             result = _forward_backward(network, config, stage_name, slice_, batch, data.null_text)
-            grad_norm = clip_gradients(state.model, stage.optimizer.max_grad_norm)
+            grad_norm = clip_gradients(state.model, stage.optimizer.max_grad_norm, state.clip)
             loss, loss_by_timestep = _mean_losses(result, worker)
-            _check_finite(loss, grad_norm, step, stage_name)
+            if not skipped.is_finite(loss, grad_norm):
+                state.optimizer.zero_grad()
+                skipped.skip(step + 1, loss, grad_norm, _clip_ids(data.order, loaded))
+                continue
 
             learning_rate = warmed_up(stage.optimizer, step)
-            set_learning_rate(state.optimizer, learning_rate)
-            state.optimizer.step()
-            state.optimizer.zero_grad()
-            state.average.update()
+            state.take_step(learning_rate, grad_norm)
 
             step_s = time.perf_counter() - started_s
             seconds += step_s
@@ -155,8 +163,11 @@ def train_stage(
                     loss_by_timestep=loss_by_timestep,
                 )
                 telemetry.log(metrics)
-            if (step + 1) % stage.checkpoint_every_steps == 0 or step + 1 == stage.num_steps:
+            # Due since the last one: the step it was due at may have been left out.
+            every = stage.checkpoint_every_steps
+            if (step + 1) // every > saved // every or step + 1 == stage.num_steps:
                 writer.save(state.snapshot(step + 1, seconds))
+                saved = step + 1
 
         writer.wait()
         if telemetry is not None:
@@ -191,6 +202,7 @@ def _open_data(
     encoders = load_encoders(config, run.autoencoder, worker.device)
     return StageData(
         plan=plan,
+        order=order,
         loader=BatchLoader(
             order,
             SampleReader(index, config.data, run.frames),
@@ -259,12 +271,10 @@ def _mean_losses(result: StepLoss, worker: Worker) -> tuple[float, tuple[float |
     return sum(losses) / sum(counts), by_timestep
 
 
-def _check_finite(loss: float, grad_norm: float, step: int, stage_name: str) -> None:
-    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise TrainError(
-            f"stage {stage_name}, step {step + 1}: loss {loss} and gradient norm {grad_norm} must be "
-            "finite; train with a lower learning rate or a longer warm-up in another run"
-        )
+def _clip_ids(order: SampleOrder, batch: LoadedBatch) -> list[str]:
+    """The clips of a global batch, before any of them was replaced because it could not be read."""
+    places = range(batch.batch_size)
+    return [order.sample(batch.step, place).clip.clip_id for place in places]
 
 
 def _known_settings(found: dict[str, Any]) -> dict[str, Any]:

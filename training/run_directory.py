@@ -5,6 +5,7 @@ RUN/autoencoder.safetensors      PatchPCA or ConvAutoencoder fitted on them, whe
 RUN/index/                       which samples there are; may be deleted
 RUN/frames/                      decoded frames at training size; may be deleted
 RUN/<stage>/metrics.jsonl        one line per optimizer step
+RUN/<stage>/skipped_steps.jsonl  steps left out because they were not finite, with the clips of their batches
 RUN/<stage>/tensorboard/         the same as TensorBoard events
 RUN/<stage>/loss.png
 RUN/<stage>/checkpoints/         see `checkpoint.py`
@@ -62,6 +63,7 @@ class StageDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metrics = path / "metrics.jsonl"
+        self.skipped_steps = path / "skipped_steps.jsonl"
         self.tensorboard = path / "tensorboard"
         self.loss_curve = path / "loss.png"
         self.checkpoints = path / "checkpoints"

@@ -16,6 +16,10 @@ from training.ema import WeightAverage
 from training.errors import TrainError
 from training.randomness import derive_seed
 from training.run_directory import RunDirectory
+from training.spikes import AdaptiveClip
+
+CLIP_KEY = "adaptive_clip/state"
+"""Where the optimizer's tensors hold the state of adaptive clipping."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,17 @@ class TrainState:
     model: STIV
     optimizer: Optimizer
     average: WeightAverage
+    clip: AdaptiveClip | None
+
+    def take_step(self, learning_rate: float, grad_norm: float) -> None:
+        """Apply the gradients, which are clipped already, and clear them."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update()
+        if self.clip is not None:
+            self.clip.take_in(grad_norm)
 
     def snapshot(self, step: int, seconds: float) -> Snapshot:
         """References to the tensors of this moment, to be saved before the next step."""
@@ -31,6 +46,8 @@ class TrainState:
             for name, parameter in self.model.named_parameters()
             for slot, tensor in self.optimizer.state.get(parameter, {}).items()
         }
+        if self.clip is not None:
+            optimizer[CLIP_KEY] = self.clip.state_3
         return Snapshot(
             step=step,
             seconds=seconds,
@@ -52,6 +69,10 @@ class TrainState:
         parameters = dict(self.model.named_parameters())
         slots: dict[str, Tensor] = {}
         for key in stored.names("optimizer"):
+            if key == CLIP_KEY:
+                assert self.clip is not None, "checkpoints are only loaded under equal settings"
+                slots[key] = self.clip.state_3
+                continue
             name, slot = key.rsplit("/", 1)
             state = self.optimizer.state[parameters[name]]
             if not state:
@@ -83,7 +104,13 @@ def start_state(
     shard(model, config, worker)
     optimizer = make_optimizer(model, config.stages[stage_name].optimizer)
     decay = config.stages[stage_name].ema_decay
-    return TrainState(model, optimizer, WeightAverage(model, decay, on_cpu=config.average_on_cpu))
+    deviations = config.stages[stage_name].optimizer.clip_deviations
+    return TrainState(
+        model,
+        optimizer,
+        WeightAverage(model, decay, on_cpu=config.average_on_cpu),
+        None if deviations is None else AdaptiveClip(deviations),
+    )
 
 
 def make_optimizer(model: STIV, settings: OptimizerConfig) -> Optimizer:
@@ -107,11 +134,6 @@ def _empty_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
         return optimizer.empty_state(parameter)
     moments = {slot: torch.zeros_like(parameter) for slot in ("exp_avg", "exp_avg_sq")}
     return {"step": torch.zeros(()), **moments}
-
-
-def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
 
 
 def _load_previous(

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from training.run_directory import StageDirectory
+from training.step_lines import forget_steps_after, read_steps
 
 NUM_TIMESTEP_BINS = 4
 
@@ -44,11 +45,7 @@ class Telemetry:
     def __init__(self, directory: StageDirectory, first_step: int) -> None:
         directory.path.mkdir(parents=True, exist_ok=True)
         self._directory = directory
-        kept = [m for m in read_metrics(directory.metrics) if m["step"] <= first_step]
-        # A new file instead of a shortened one, so that whoever follows it notices.
-        rewritten = directory.metrics.with_suffix(".tmp")
-        rewritten.write_text("".join(json.dumps(m) + "\n" for m in kept))
-        rewritten.replace(directory.metrics)
+        forget_steps_after(directory.metrics, first_step)
         self._lines = directory.metrics.open("a", buffering=1)
         self._events = SummaryWriter(str(directory.tensorboard), purge_step=first_step + 1)
 
@@ -81,12 +78,8 @@ class Telemetry:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a metrics file; a killed writer may have left half a line at its end."""
-    if not path.exists():
-        return []
-    return [
-        json.loads(line) for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"
-    ]
+    """The metrics of every step in a file of them."""
+    return read_steps(path)
 
 
 def mean_of_tenth(losses: Sequence[float], *, last: bool) -> float:

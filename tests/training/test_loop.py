@@ -10,9 +10,13 @@ from tests.training.builders import tiny_config, tiny_stage
 from training.checkpoint import Snapshot
 from training.checkpoint_writer import CheckpointWriter
 from training.config import OptimizerConfig, TrainConfig
+from training.encoders import BatchEncoder
 from training.errors import TrainError
 from training.loop import prepare_run, train_stage, warmed_up
 from training.run_directory import RunDirectory
+from training.step import TrainBatch
+from training.step_lines import read_steps
+from training.streaming.loader import LoadedBatch
 from training.telemetry import read_metrics
 
 
@@ -107,12 +111,47 @@ def test_a_run_directory_refuses_other_shards(dataset: Path, tmp_path: Path) -> 
         prepare_run(tiny_config(), [dataset, dataset], tmp_path)
 
 
-def test_a_loss_that_is_not_finite_stops_the_stage(dataset: Path, tmp_path: Path) -> None:
+def test_losses_that_are_not_finite_stop_the_stage(dataset: Path, tmp_path: Path) -> None:
     optimizer = OptimizerConfig(learning_rate=1e30, warmup_steps=0)
-    config = tiny_config(stages={"t2v": tiny_stage("t2v", optimizer=optimizer)})
+    stage = tiny_stage("t2v", optimizer=optimizer, num_steps=9, max_skipped_steps=2)
+    config = tiny_config(stages={"t2v": stage})
     prepare_run(config, [dataset], tmp_path)
-    with pytest.raises(TrainError, match="must be finite"):
+    with pytest.raises(TrainError, match=r"step 4: .* must be finite.* 3 steps in a row"):
         train_stage(config, "t2v", [dataset], tmp_path)
+    skipped = read_steps(RunDirectory(tmp_path).stage("t2v").skipped_steps)
+    assert [line["step"] for line in skipped] == [2, 3, 4]
+    # The weights of step 1 are no use to anyone.
+    assert not RunDirectory(tmp_path).stage("t2v").has_checkpoint
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_names_its_clips(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third batch is damaged; the checkpoint due after it comes one step later."""
+    optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=2, clip_deviations=3.0)
+    stage = tiny_stage("t2v", num_steps=5, checkpoint_every_steps=3, optimizer=optimizer)
+    config = tiny_config(stages={"t2v": stage})
+    encode = BatchEncoder.encode
+
+    def encode_with_damage(encoder: BatchEncoder, loaded: LoadedBatch) -> TrainBatch:
+        batch = encode(encoder, loaded)
+        if loaded.step == 2:
+            batch.latents_BCFHW[0, 0, 0, 0, 0] = float("nan")
+        return batch
+
+    monkeypatch.setattr(BatchEncoder, "encode", encode_with_damage)
+    prepare_run(config, [dataset], tmp_path)
+    train_stage(config, "t2v", [dataset], tmp_path)
+
+    directory = RunDirectory(tmp_path).stage("t2v")
+    (line,) = read_steps(directory.skipped_steps)
+    assert (line["step"], line["loss"], len(line["clip_ids"])) == (3, "nan", 2)
+    assert [metrics["step"] for metrics in read_metrics(directory.metrics)] == [1, 2, 4, 5]
+    saved = sorted(path.name for path in directory.checkpoints.glob("step-*"))
+    assert saved == ["step-000004", "step-000005"]
+    tensors = load_file(directory.checkpoints / saved[-1] / "optimizer.safetensors")
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    assert tensors["adaptive_clip/state"][0] == pytest.approx(1 - 0.99**4)
 
 
 def test_the_learning_rate_rises_linearly_and_stays() -> None:
