@@ -28,6 +28,7 @@ from training.distribute import Worker, wait_for_all
 from training.errors import TrainError, TrainingError
 from training.loop import prepare_run, train_stage
 from training.run_directory import RunDirectory, TrainResult
+from training.run_lock import locked
 from training.streaming.loader import read_ahead_mb
 from training.streaming.shards import dataset_names
 
@@ -64,23 +65,24 @@ def fit(
     Raises:
         DataError: the shards are broken, or hold no usable clip.
         TrainError: Ray is not running, the directory holds another run or one to be resumed, or a
-            worker failed.
+            worker failed, or another trainer writes the run.
     """
     if not ray.is_initialized():
         raise TrainError("Ray is not running in this process; call ray.init() before fit()")
     names = dataset_names(datasets)
     run = RunDirectory(run_dir.resolve())
-    on_fit_step = partial(on_progress, "autoencoder") if on_progress else None
-    for name, plan in prepare_run(config, names, run.path, on_fit_step).items():
-        ahead_mb = read_ahead_mb(plan, config.data, config.num_workers)
-        on_plan(name, f"{plan.table()}\nread ahead: at most {ahead_mb:.0f} MiB in each worker")
-    if not resume:
-        _refuse_unfinished(config, run)
-    unfinished = [name for name in config.stages if run.stage(name).result() is None]
-    if unfinished:
-        num_steps = {name: config.stages[name].num_steps for name in unfinished}
-        with _reported(run, num_steps, on_progress):
-            _fit_stages(config, unfinished, names, run)
+    with locked(run.driver_lock):
+        on_fit_step = partial(on_progress, "autoencoder") if on_progress else None
+        for name, plan in prepare_run(config, names, run.path, on_fit_step).items():
+            ahead_mb = read_ahead_mb(plan, config.data, config.num_workers)
+            on_plan(name, f"{plan.table()}\nread ahead: at most {ahead_mb:.0f} MiB in each worker")
+        if not resume:
+            _refuse_unfinished(config, run)
+        unfinished = [name for name in config.stages if run.stage(name).result() is None]
+        if unfinished:
+            num_steps = {name: config.stages[name].num_steps for name in unfinished}
+            with _reported(run, num_steps, on_progress):
+                _fit_stages(config, unfinished, names, run)
     results = [run.stage(name).result() for name in config.stages]
     return TrainResult(
         run_dir=run.path, stages=tuple(result for result in results if result is not None)

@@ -32,6 +32,7 @@ from training.encoders import (
 )
 from training.latent_sets import adopt_encoders
 from training.run_directory import RunDirectory, StageDirectory, StageResult
+from training.run_lock import locked
 from training.spikes import SkippedSteps
 from training.state import start_state
 from training.step import BatchSlice, StepLoss, TrainBatch, draw_step, stage_loss
@@ -43,6 +44,9 @@ from training.streaming.reading import SampleReader
 from training.telemetry import StepMetrics, Telemetry, bin_losses, mean_of_tenth
 
 logger = logging.getLogger(__name__)
+
+LOCK_WAIT_S = 60.0
+"""For the workers of a killed driver to end."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,23 @@ def train_stage(
     The weights start from the averaged weights of the stage before (STIV section 2.4).
 
     Raises:
-        TrainError: the stage before is not finished, or the loss is no longer a finite number.
+        TrainError: the stage before is not finished, the loss stays no finite number, or another trainer writes the
+            run.
         DataError, CheckpointError: a clip or a checkpoint cannot be read.
     """
-    worker = worker or Worker()
-    run, stage = RunDirectory(run_dir), config.stages[stage_name]
+    worker, run = worker or Worker(), RunDirectory(run_dir)
+    with locked(run.trainer_lock, wait_s=LOCK_WAIT_S) if worker.rank == 0 else nullcontext():
+        _train_stage(config, stage_name, datasets, run, worker)
+
+
+def _train_stage(
+    config: TrainConfig,
+    stage_name: str,
+    datasets: Sequence[str | Path],
+    run: RunDirectory,
+    worker: Worker,
+) -> None:
+    stage = config.stages[stage_name]
     directory = run.stage(stage_name)
     settings = {"stage": stage_name, "train": config.identity()}
 

@@ -4,6 +4,7 @@ RUN/config.json                  resolved config and the fingerprint of the shar
 RUN/autoencoder.safetensors      PatchPCA or ConvAutoencoder fitted on them, where the config names one
 RUN/index/                       which samples there are; may be deleted
 RUN/frames/                      decoded frames at training size; may be deleted
+RUN/driver.lock, trainer.lock    held by the processes that write the run (`run_lock.py`)
 RUN/<stage>/metrics.jsonl        one line per optimizer step
 RUN/<stage>/skipped_steps.jsonl  steps left out because they were not finite, with the clips of their batches
 RUN/<stage>/tensorboard/         the same as TensorBoard events
@@ -99,6 +100,8 @@ class RunDirectory:
         self.autoencoder = path / "autoencoder.safetensors"
         self.frames = path / "frames"
         self.index = path / "index"
+        self.driver_lock = path / "driver.lock"
+        self.trainer_lock = path / "trainer.lock"
 
     def stage(self, name: str) -> StageDirectory:
         return StageDirectory(self.path / name)
