@@ -27,6 +27,8 @@ PLACEMENT_FIELDS: dict[str, Any] = {
     "shard_group_size": True,
     "average_on_cpu": True,
     "compile_blocks": True,
+    "peak_tflops": True,
+    "trackers": True,
     "stages": {"__all__": {"micro_batch_size", "keep_every_steps", "max_skipped_steps"}},
     "data": {
         "cache_bytes",
@@ -240,6 +242,10 @@ class TrainConfig(FrozenModel):
     """Compile each block (`torch.compile`): slow first steps for each shape of clips, faster ones afterwards."""
     recompute: RecomputePolicy = "none"
     """What the backward pass computes again to save memory."""
+    peak_tflops: float | None = Field(default=None, gt=0)
+    """What one worker could compute at most, such as 989 for bfloat16 on an H100 or H200: what MFU is a share of."""
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Where the metrics go besides TensorBoard."""
     num_workers: int = Field(default=2, ge=1)
     threads_per_worker: int = Field(default=1, ge=1)
     seed: int = 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed
-from torch import Tensor, nn
+from torch import nn
 
 from modeling.conditioning import TextFeatures
 from training.checkpoint import load_checkpoint
@@ -33,6 +33,7 @@ from training.encoders import (
 from training.latent_sets import adopt_encoders
 from training.run_directory import RunDirectory, StageDirectory, StageResult
 from training.run_lock import locked
+from training.sinks import TRACKERS
 from training.spikes import SkippedSteps
 from training.state import start_state
 from training.step import BatchSlice, StepLoss, TrainBatch, draw_step, stage_loss
@@ -41,7 +42,15 @@ from training.streaming.index import SampleIndex
 from training.streaming.loader import BatchLoader, LoadedBatch, resident_mb
 from training.streaming.order import SampleOrder
 from training.streaming.reading import SampleReader
-from training.telemetry import StepMetrics, Telemetry, bin_losses, mean_of_tenth
+from training.telemetry import (
+    MeanLosses,
+    StepMetrics,
+    Telemetry,
+    bin_losses,
+    mean_losses,
+    mean_of_tenth,
+)
+from training.work import peak_gpu_memory_mb, step_work
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +135,7 @@ def _train_stage(
         state.restore(stored)
         first_step, seconds = stored.step, stored.seconds
     network = replicate(state.model, config, stage, worker)
-    telemetry = Telemetry(directory, first_step) if worker.rank == 0 else None
+    telemetry = _telemetry(config, stage_name, directory, first_step) if worker.rank == 0 else None
 
     writer = CheckpointWriter(
         directory.checkpoints,
@@ -153,10 +162,10 @@ def _train_stage(
             slice_ = BatchSlice(step, loaded.batch_size, loaded.places)
             result = _forward_backward(network, config, stage_name, slice_, batch, data.null_text)
             grad_norm = clip_gradients(state.model, stage.optimizer.max_grad_norm, state.clip)
-            loss, loss_by_timestep = _mean_losses(result, worker)
-            if not skipped.is_finite(loss, grad_norm):
+            losses = _mean_losses(result, worker)
+            if not skipped.is_finite(losses.loss, grad_norm):
                 state.optimizer.zero_grad()
-                skipped.skip(step + 1, loss, grad_norm, _clip_ids(data.order, loaded))
+                skipped.skip(step + 1, losses.loss, grad_norm, _clip_ids(data.order, loaded))
                 continue
 
             learning_rate = warmed_up(stage.optimizer, step)
@@ -165,18 +174,25 @@ def _train_stage(
             step_s = time.perf_counter() - started_s
             seconds += step_s
             if telemetry is not None:
-                num_tokens = loaded.batch_size * math.prod(_token_grid(config, stage_name, batch))
+                work = step_work(config.model_of(stage_name), stage, batch, loaded.batch_size)
+                tflops_per_s = work.flops / step_s / worker.world_size / 1e12
                 metrics = StepMetrics(
                     step=step + 1,
-                    loss=loss,
+                    loss=losses.loss,
                     learning_rate=learning_rate,
                     grad_norm=grad_norm,
-                    tokens_per_s=num_tokens / step_s,
+                    tokens_per_s=work.num_tokens / step_s,
+                    tokens_processed_per_s=work.num_processed / step_s,
+                    tflops_per_s=tflops_per_s,
+                    mfu=None if config.peak_tflops is None else tflops_per_s / config.peak_tflops,
                     data_wait_s=data_wait_s,
+                    data_wait_share=data_wait_s / step_s,
                     num_skipped=data.loader.num_skipped,
                     peak_memory_mb=resident_mb(),
+                    peak_gpu_memory_mb=peak_gpu_memory_mb(worker.device),
                     step_s=step_s,
-                    loss_by_timestep=loss_by_timestep,
+                    loss_by_timestep=losses.by_timestep,
+                    loss_by_task=losses.by_task,
                 )
                 telemetry.log(metrics)
             # Due since the last one: the step it was due at may have been left out.
@@ -187,8 +203,8 @@ def _train_stage(
 
         writer.wait()
         if telemetry is not None:
-            losses = [metrics["loss"] for metrics in telemetry.finish()]
-            directory.finish(_stage_result(config, stage_name, data.plan, losses, seconds))
+            each = [metrics["loss"] for metrics in telemetry.finish()]
+            directory.finish(_stage_result(config, stage_name, data.plan, each, seconds))
 
 
 def warmed_up(optimizer: OptimizerConfig, step: int) -> float:
@@ -264,7 +280,8 @@ def _forward_backward(
             (loss.loss * share).backward()
             losses.append(loss)
     per_sample_B = torch.cat([loss.per_sample_B for loss in losses])
-    return StepLoss(per_sample_B.mean(), per_sample_B, draws.t_B)
+    task_B = torch.cat([loss.task_B for loss in losses])
+    return StepLoss(per_sample_B.mean(), per_sample_B, draws.t_B, task_B)
 
 
 def _token_grid(config: TrainConfig, stage_name: str, batch: TrainBatch) -> tuple[int, int, int]:
@@ -275,22 +292,38 @@ def _token_grid(config: TrainConfig, stage_name: str, batch: TrainBatch) -> tupl
     return num_temporal, height // model.spatial_patch, width // model.spatial_patch
 
 
-def _mean_losses(result: StepLoss, worker: Worker) -> tuple[float, tuple[float | None, ...]]:
-    """The loss of the global batch, and of its samples in each bin of t."""
-    sums: Tensor = bin_losses(result.per_sample_B, result.t_B)
+def _mean_losses(result: StepLoss, worker: Worker) -> MeanLosses:
+    """Of the global batch."""
+    sums = bin_losses(result.per_sample_B, result.t_B, result.task_B)
     if worker.world_size > 1:
         torch.distributed.all_reduce(sums)
-    losses, counts = sums.tolist()
-    by_timestep = tuple(
-        loss / count if count else None for loss, count in zip(losses, counts, strict=True)
-    )
-    return sum(losses) / sum(counts), by_timestep
+    return mean_losses(sums)
 
 
 def _clip_ids(order: SampleOrder, batch: LoadedBatch) -> list[str]:
     """The clips of a global batch, before any of them was replaced because it could not be read."""
     places = range(batch.batch_size)
     return [order.sample(batch.step, place).clip.clip_id for place in places]
+
+
+def _telemetry(
+    config: TrainConfig, stage_name: str, directory: StageDirectory, first_step: int
+) -> Telemetry:
+    stage = config.stages[stage_name]
+    settings = {
+        "recipe": config.name,
+        "stage": stage_name,
+        "task": stage.task,
+        "seed": config.seed,
+        "batch_size": stage.batch_size,
+        "num_steps": stage.num_steps,
+        **stage.optimizer.model_dump(),
+    }
+    sinks = [
+        TRACKERS[name](directory.path / name, f"{config.name}/{stage_name}", settings)
+        for name in config.trackers
+    ]
+    return Telemetry(directory, first_step, sinks)
 
 
 def _known_settings(found: dict[str, Any]) -> dict[str, Any]:

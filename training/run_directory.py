@@ -8,6 +8,8 @@ RUN/driver.lock, trainer.lock    held by the processes that write the run (`run_
 RUN/<stage>/metrics.jsonl        one line per optimizer step
 RUN/<stage>/skipped_steps.jsonl  steps left out because they were not finite, with the clips of their batches
 RUN/<stage>/tensorboard/         the same as TensorBoard events
+RUN/<stage>/wandb, mlflow        the same for these trackers, where the config names them
+RUN/<stage>/validation.jsonl     losses on held-out clips, where the stage has a `validation`
 RUN/<stage>/loss.png
 RUN/<stage>/checkpoints/         see `checkpoint.py`
 RUN/<stage>/result.json          written last: the stage is finished
@@ -64,6 +66,7 @@ class StageDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metrics = path / "metrics.jsonl"
+        self.validation = path / "validation.jsonl"
         self.skipped_steps = path / "skipped_steps.jsonl"
         self.tensorboard = path / "tensorboard"
         self.loss_curve = path / "loss.png"

@@ -57,7 +57,7 @@ class SkippedSteps:
         self._most_in_a_row = most_in_a_row
         self._num_steps = steps.stop
         self._num_in_a_row = 0
-        if path is not None and path.exists():
+        if path is not None:
             forget_steps_after(path, steps.start)
 
     def is_finite(self, loss: float, grad_norm: float) -> bool:

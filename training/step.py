@@ -85,6 +85,8 @@ class StepLoss:
     loss: Tensor
     per_sample_B: Tensor
     t_B: Tensor
+    task_B: Tensor
+    """Which conditions each sample kept: 1 for its text, and 2 more for given frames."""
 
 
 def _rows(value: Any, samples: slice) -> Any:
@@ -171,4 +173,6 @@ def stage_loss(
     if stage.loss_on_given_frames:
         mask_BF = torch.ones_like(mask_BF)
     loss, per_sample_B = prediction_loss(predicted, target, mask_BF, kept_FHW)
-    return StepLoss(loss, per_sample_B.detach(), draws.t_B)
+    has_image_B = batch.conditions.given_BF.any(1) & ~draws.drop_image_B
+    task_B = (~draws.drop_text_B).long() + 2 * has_image_B.long()
+    return StepLoss(loss, per_sample_B.detach(), draws.t_B, task_B)

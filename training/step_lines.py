@@ -16,6 +16,8 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
 
 def forget_steps_after(path: Path, step: int) -> None:
     """Drop what lies beyond the checkpoint that a stage goes on from; the steps come again."""
+    if not path.exists():
+        return
     kept = [line for line in read_steps(path) if line["step"] <= step]
     # A new file instead of a shortened one, so that whoever follows it notices.
     rewritten = path.with_suffix(".tmp")

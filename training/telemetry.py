@@ -1,8 +1,10 @@
-"""What a stage measures: one JSON line and one TensorBoard event per step, and a loss curve."""
+"""What a stage measures: one JSON line and the same to each sink per step, and a loss curve."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,16 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.utils.tensorboard.writer import SummaryWriter
 
 from training.run_directory import StageDirectory
+from training.sinks import Sink, TensorBoardSink, flat_numbers
 from training.step_lines import forget_steps_after, read_steps
 
 NUM_TIMESTEP_BINS = 4
+
+
+TASKS = ("neither", "text", "image", "both")
+"""By which conditions a sample kept: its text, its given frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,41 +35,62 @@ class StepMetrics:
     """Before clipping."""
     tokens_per_s: float
     """Tokens of the global batch, masked ones included, over the wall time of the step."""
+    tokens_processed_per_s: float
+    """Those of them that the main blocks saw."""
+    tflops_per_s: float
+    """Of each worker, by the formula of `modeling.flops`: masked tokens and recomputation do not count."""
+    mfu: float | None
+    """Over the stated peak; None where none is stated."""
     data_wait_s: float
-    """For the batch to be read; of the first worker, like the next two."""
+    """For the batch to be read; of the first worker, like the next ones."""
+    data_wait_share: float
+    """Of the wall time of the step."""
     num_skipped: int
     """Samples that could not be read since the stage was started or resumed."""
     peak_memory_mb: float
+    """Of the host."""
+    peak_gpu_memory_mb: float | None = None
     step_s: float
     loss_by_timestep: tuple[float | None, ...]
     """Mean loss of the samples in each quarter of t from noise to data; None where none fell."""
+    loss_by_task: dict[str, float | None] = field(default_factory=dict[str, float | None])
+    """The same by the conditions that were kept (`TASKS`)."""
 
 
 class Telemetry:
     """Writes the metrics of one stage. On resume it first drops what lies beyond the checkpoint."""
 
-    def __init__(self, directory: StageDirectory, first_step: int) -> None:
+    def __init__(
+        self, directory: StageDirectory, first_step: int, more_sinks: Sequence[Sink] = ()
+    ) -> None:
         directory.path.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         forget_steps_after(directory.metrics, first_step)
+        forget_steps_after(directory.validation, first_step)
         self._lines = directory.metrics.open("a", buffering=1)
-        self._events = SummaryWriter(str(directory.tensorboard), purge_step=first_step + 1)
+        self._sinks: list[Sink] = [TensorBoardSink(directory.tensorboard, first_step), *more_sinks]
+        self.seconds = 0.0
+        """Spent on writing metrics."""
 
     def log(self, metrics: StepMetrics) -> None:
-        self._lines.write(json.dumps(asdict(metrics)) + "\n")
-        for name in (
-            "loss",
-            "learning_rate",
-            "grad_norm",
-            "tokens_per_s",
-            "data_wait_s",
-            "peak_memory_mb",
-        ):
-            self._events.add_scalar(name, getattr(metrics, name), metrics.step)
-        for place, loss in enumerate(metrics.loss_by_timestep):
-            if loss is not None:
-                low, high = place / NUM_TIMESTEP_BINS, (place + 1) / NUM_TIMESTEP_BINS
-                self._events.add_scalar(f"loss_by_t/{low:.2f}-{high:.2f}", loss, metrics.step)
+        started_s = time.perf_counter()
+        values = asdict(metrics)
+        self._lines.write(json.dumps(values) + "\n")
+        del values["step"], values["loss_by_timestep"], values["loss_by_task"]
+        quarters = zip(timestep_names(), metrics.loss_by_timestep, strict=True)
+        numbers = flat_numbers(
+            {**values, "loss_by_t": dict(quarters), "loss_by_task": metrics.loss_by_task}
+        )
+        for sink in self._sinks:
+            sink.log(metrics.step, numbers)
+        self.seconds += time.perf_counter() - started_s
+
+    def log_validation(self, step: int, losses: Mapping[str, Any]) -> None:
+        """`losses` has the mean as `loss`; one line of their own file."""
+        with self._directory.validation.open("a") as file:
+            file.write(json.dumps({"step": step, **losses}) + "\n")
+        for sink in self._sinks:
+            sink.log(step, flat_numbers({"validation": losses}))
 
     def finish(self) -> list[dict[str, Any]]:
         """Draw the loss curve and return the metrics of all steps."""
@@ -74,7 +101,8 @@ class Telemetry:
 
     def close(self) -> None:
         self._lines.close()
-        self._events.close()
+        for sink in self._sinks:
+            sink.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -89,13 +117,44 @@ def mean_of_tenth(losses: Sequence[float], *, last: bool) -> float:
     return sum(chosen) / count
 
 
-def bin_losses(per_sample_B: Tensor, t_B: Tensor) -> Tensor:
-    """(2, bins) float64: the sum of the losses and the number of samples in each bin of t."""
-    place_B = (t_B * NUM_TIMESTEP_BINS).long().clamp(max=NUM_TIMESTEP_BINS - 1)
-    sums = torch.zeros(2, NUM_TIMESTEP_BINS, dtype=torch.float64, device=t_B.device)
-    sums[0].index_add_(0, place_B, per_sample_B.double())
-    sums[1].index_add_(0, place_B, torch.ones_like(per_sample_B, dtype=torch.float64))
+def timestep_names() -> list[str]:
+    """Of the bins of t."""
+    edges = [place / NUM_TIMESTEP_BINS for place in range(NUM_TIMESTEP_BINS + 1)]
+    return [f"{low:.2f}-{high:.2f}" for low, high in pairwise(edges)]
+
+
+def bin_losses(per_sample_B: Tensor, t_B: Tensor, task_B: Tensor) -> Tensor:
+    """(2, bins + tasks) float64: the sum of the losses and the number of samples, in each bin of t and of each task.
+
+    `task_B` are places in `TASKS`.
+    """
+    bin_B = (t_B * NUM_TIMESTEP_BINS).long().clamp(max=NUM_TIMESTEP_BINS - 1)
+    sums = torch.zeros(2, NUM_TIMESTEP_BINS + len(TASKS), dtype=torch.float64, device=t_B.device)
+    for place_B in (bin_B, task_B + NUM_TIMESTEP_BINS):
+        sums[0].index_add_(0, place_B, per_sample_B.double())
+        sums[1].index_add_(0, place_B, torch.ones_like(per_sample_B, dtype=torch.float64))
     return sums
+
+
+@dataclass(frozen=True, slots=True)
+class MeanLosses:
+    """Of the samples of one or more global batches."""
+
+    loss: float
+    by_timestep: tuple[float | None, ...]
+    by_task: dict[str, float | None]
+
+
+def mean_losses(sums: Tensor) -> MeanLosses:
+    """From what `bin_losses` gives, added up over workers and batches."""
+    losses, counts = sums.tolist()
+    means = [loss / count if count else None for loss, count in zip(losses, counts, strict=True)]
+    bins = slice(NUM_TIMESTEP_BINS)
+    return MeanLosses(
+        loss=sum(losses[bins]) / sum(counts[bins]),
+        by_timestep=tuple(means[bins]),
+        by_task=dict(zip(TASKS, means[NUM_TIMESTEP_BINS:], strict=True)),
+    )
 
 
 def draw_loss_curve(losses: Sequence[float], path: Path) -> None:

@@ -1,11 +1,20 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
 from training.run_directory import StageDirectory
-from training.telemetry import StepMetrics, Telemetry, bin_losses, mean_of_tenth, read_metrics
+from training.sinks import MlflowSink, WandbSink, flat_numbers
+from training.telemetry import (
+    StepMetrics,
+    Telemetry,
+    bin_losses,
+    mean_losses,
+    mean_of_tenth,
+    read_metrics,
+)
 
 
 def metrics(step: int) -> StepMetrics:
@@ -15,7 +24,11 @@ def metrics(step: int) -> StepMetrics:
         learning_rate=1e-3,
         grad_norm=0.5,
         tokens_per_s=100.0,
+        tokens_processed_per_s=50.0,
+        tflops_per_s=0.5,
+        mfu=None,
         data_wait_s=0.01,
+        data_wait_share=0.1,
         num_skipped=0,
         peak_memory_mb=100.0,
         step_s=0.1,
@@ -64,6 +77,45 @@ def test_tenths_are_means_over_the_ends() -> None:
     assert mean_of_tenth([5.0, 3.0], last=True) == 3.0
 
 
-def test_losses_fall_into_quarters_of_the_path() -> None:
-    sums = bin_losses(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.0, 0.9, 1.0]))
-    assert sums.tolist() == [[1.0, 0.0, 0.0, 6.0], [1.0, 0.0, 0.0, 2.0]]
+def test_losses_fall_into_quarters_of_the_path_and_by_task() -> None:
+    sums = bin_losses(
+        torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.0, 0.9, 1.0]), torch.tensor([3, 1, 3])
+    )
+    assert sums.tolist() == [
+        [1.0, 0.0, 0.0, 6.0, 0.0, 2.0, 0.0, 5.0],
+        [1.0, 0.0, 0.0, 2.0, 0.0, 1.0, 0.0, 2.0],
+    ]
+    means = mean_losses(sums)
+    assert means.loss == pytest.approx(7 / 3)
+    assert means.by_timestep == (1.0, None, None, 3.0)
+    assert means.by_task == {"neither": None, "text": 2.0, "image": None, "both": 2.5}
+
+
+def test_numbers_are_flat_and_finite() -> None:
+    values = {"a": 1, "b": None, "c": {"d": 2.5, "e": float("nan")}, "f": "x"}
+    assert flat_numbers(values) == {"a": 1.0, "c/d": 2.5}
+
+
+def test_wandb_takes_a_stage_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    sink = WandbSink(tmp_path / "wandb", "test/t2v", {"seed": 0})
+    sink.log(1, {"loss": 0.5})
+    sink.close()
+    (written,) = tmp_path.glob("wandb/wandb/offline-run-*/run-*.wandb")
+    assert b"loss" in written.read_bytes()
+
+
+def test_mlflow_keeps_a_stage_one_run_in_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for step in (1, 2):
+        sink = MlflowSink(tmp_path / "mlflow", "test/t2v", {"seed": 0})
+        sink.log(step, {"loss": 1.0 / step})
+        sink.close()
+    (written,) = tmp_path.glob("mlflow/*/*/metrics/loss")
+    lines = [line.split() for line in written.read_text().splitlines()]
+    assert [(float(value), int(step)) for _, value, step in lines] == [(1.0, 1), (0.5, 2)]

@@ -1,0 +1,49 @@
+"""How much a step computes: tokens and operations of its global batch, and the memory it took."""
+
+from dataclasses import dataclass
+
+import torch
+
+from modeling.config import STIVConfig
+from modeling.flops import ClipShape, forward_flops, token_grid
+from training.config import StageConfig
+from training.step import TrainBatch
+
+
+@dataclass(frozen=True, slots=True)
+class StepWork:
+    """Of a global batch."""
+
+    num_tokens: int
+    """All that its clips have."""
+    num_processed: int
+    """That the main blocks saw."""
+    flops: int
+    """Forward and backward, by the formula of `modeling.flops`."""
+
+
+def step_work(
+    model: STIVConfig, stage: StageConfig, batch: TrainBatch, batch_size: int
+) -> StepWork:
+    """For a global batch of clips like those of one worker's slice."""
+    num_frames, height, width = batch.latents_BCFHW.shape[2:]
+    shape = ClipShape(
+        num_latent_frames=num_frames,
+        height=height,
+        width=width,
+        num_text_tokens=batch.conditions.text.tokens_BLD.shape[1],
+        num_given_frames=int(batch.conditions.given_BF[0].sum()),
+    )
+    grid = token_grid(model, shape, stage.mask_ratio, stage.temporal_mask_ratio)
+    return StepWork(
+        num_tokens=batch_size * grid.num_represented,
+        num_processed=batch_size * grid.num_processed,
+        flops=batch_size * forward_flops(model, shape, grid).train,
+    )
+
+
+def peak_gpu_memory_mb(device: torch.device) -> float | None:
+    """MiB that tensors took at most since the process began; None without a GPU."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.max_memory_allocated(device) / 2**20
