@@ -150,13 +150,17 @@ def train(
     run: Annotated[Path | None, typer.Option("--run", help=_RUN_HELP)] = None,
     recipe: Annotated[str, typer.Option("--recipe", help="Named run.")] = "demo_tiny",
     overrides: SetOption = None,
+    stage: Annotated[
+        str | None,
+        typer.Option("--stage", help="Train only this stage, after those that it starts from."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run.")
     ] = False,
     print_config: PrintConfigOption = False,
     ray_address: RayOption = LOCAL,
 ) -> None:
-    """Train STIV on shards, stage by stage."""
+    """Train STIV on shards: every stage of the recipe, one after the other, or one of them."""
     from orchestration.recipe import resolve
     from training.recipes import RECIPES
 
@@ -173,7 +177,7 @@ def train(
     for name in dataset:
         fingerprint_of(name, memory=None)
     with ray_session(ray_address), progress_reporter(console) as reporter:
-        from training.launch import fit
+        from training.launch import fit, stages_for
 
         def show(stage: str, step: int, num_steps: int, loss: float) -> None:
             reporter.update(stage, step, num_steps, f"steps, loss {loss:.4f}")
@@ -181,7 +185,15 @@ def train(
         def show_plan(stage: str, table: str) -> None:
             console.print(f"stage {stage}\n{table}\n", highlight=False, markup=False)
 
-        result = fit(config, dataset, run, resume=resume, on_plan=show_plan, on_progress=show)
+        result = fit(
+            config,
+            dataset,
+            run,
+            stages=None if stage is None else stages_for(config, stage),
+            resume=resume,
+            on_plan=show_plan,
+            on_progress=show,
+        )
     print_training(console, result)
 
 
@@ -193,6 +205,14 @@ def encode(
     out: Annotated[Path, typer.Option("--out", help="Folder of the latent shards.")],
     recipe: Annotated[str, typer.Option("--recipe", help="Named training run.")] = "demo_tiny",
     overrides: SetOption = None,
+    stage: Annotated[
+        str | None,
+        typer.Option("--stage", help="The stage whose size they have, where stages differ."),
+    ] = None,
+    autoencoder_of: Annotated[
+        Path | None,
+        typer.Option("--autoencoder-of", help="Latents whose fitted autoencoder is used again."),
+    ] = None,
     num_gpus: Annotated[
         float, typer.Option("--num-gpus", min=0, help="Share of a GPU that each process holds.")
     ] = 0.0,
@@ -213,7 +233,15 @@ def encode(
         def show(done: int, total: int) -> None:
             reporter.update("encode", done, total, "clips")
 
-        result = run_encode(config, dataset, out, num_gpus=num_gpus, on_progress=show)
+        result = run_encode(
+            config,
+            dataset,
+            out,
+            stage=stage,
+            autoencoder=autoencoder_of,
+            num_gpus=num_gpus,
+            on_progress=show,
+        )
     print_encoded(console, result)
 
 

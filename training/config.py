@@ -7,14 +7,13 @@ from pydantic import Field, model_validator
 from modeling.config import GuidanceConfig, SamplerConfig, STIVConfig
 from modeling.settings import (
     LATENT_DOWNSAMPLING,
-    ConvSettings,
     FrozenModel,
     GivenFrames,
-    KLSettings,
     RecomputePolicy,
     TimestepDistribution,
     given_positions,
 )
+from training.encoder_config import EncoderConfig
 
 Task = Literal["t2i", "t2v", "stiv"]
 """`t2i` trains on single frames, `t2v` on clips, `stiv` on clips whose first frame is given."""
@@ -40,6 +39,14 @@ PLACEMENT_FIELDS: dict[str, Any] = {
     "encoders": {"kl": {"frames_at_once"}},
 }
 """Fields that say where a run happens, not what it computes: they may change on resume."""
+
+
+def _check_sides(field: str, sizes_px: tuple[tuple[int, int], ...]) -> None:
+    for size_px in sizes_px:
+        if any(side <= 0 or side % LATENT_DOWNSAMPLING for side in size_px):
+            raise ValueError(
+                f"{field} names {size_px}; sides are multiples of {LATENT_DOWNSAMPLING} px"
+            )
 
 
 class DataConfig(FrozenModel):
@@ -77,11 +84,7 @@ class DataConfig(FrozenModel):
     def _sizes_and_weights(self) -> Self:
         if any(weight <= 0 for weight in self.dataset_weights):
             raise ValueError(f"dataset_weights {self.dataset_weights} must be above 0")
-        for size_px in self.more_sizes_px:
-            if any(side <= 0 or side % LATENT_DOWNSAMPLING for side in size_px):
-                raise ValueError(
-                    f"more_sizes_px names {size_px}; sides are multiples of {LATENT_DOWNSAMPLING} px"
-                )
+        _check_sides("more_sizes_px", self.more_sizes_px)
         if len(set(self.sizes)) < len(self.sizes):
             raise ValueError(f"the sizes {self.sizes} name one twice")
         return self
@@ -90,43 +93,6 @@ class DataConfig(FrozenModel):
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Every (height, width) that is trained at, the main one first."""
         return ((self.height_px, self.width_px), *self.more_sizes_px)
-
-
-class EncoderConfig(FrozenModel):
-    """The frozen encoders, by name. `*_model` is a hub id or a folder, where the encoder needs one."""
-
-    autoencoder: Literal["patch_pca", "conv", "kl"]
-    """`patch_pca` and `conv` are fitted on the frames of the run before its first stage."""
-    autoencoder_model: str | None = None
-    conv: ConvSettings = ConvSettings()
-    """Size and fit of `conv`."""
-    kl: KLSettings = KLSettings()
-    """How `kl` is loaded and run: its subfolder and revision, slices and tiles."""
-    text_encoder: Literal["minilm", "open_clip", "t5", "class_labels"]
-    text_encoder_model: str | None = None
-    text_encoder_weights: str | None = None
-    """The `pretrained` tag of OpenCLIP."""
-    class_names: tuple[str, ...] = ()
-    """What the captions of class-conditional data say, one name each (`class_labels`)."""
-
-    @model_validator(mode="after")
-    def _needs_models(self) -> Self:
-        if self.autoencoder == "kl" and self.autoencoder_model is None:
-            raise ValueError("autoencoder 'kl' needs autoencoder_model: a hub id or a folder")
-        for name, defaults in (("conv", ConvSettings()), ("kl", KLSettings())):
-            if self.autoencoder != name and getattr(self, name) != defaults:
-                raise ValueError(
-                    f"encoders.{name} is set but autoencoder is {self.autoencoder!r}, which would ignore "
-                    f"it; leave it out, or set encoders.autoencoder={name}"
-                )
-        if self.text_encoder in ("open_clip", "t5") and self.text_encoder_model is None:
-            raise ValueError(f"text_encoder {self.text_encoder!r} needs text_encoder_model")
-        if (self.text_encoder == "class_labels") != bool(self.class_names):
-            raise ValueError(
-                f"text_encoder {self.text_encoder!r} with {len(self.class_names)} class_names; "
-                "'class_labels' needs them, the others take none"
-            )
-        return self
 
 
 class OptimizerConfig(FrozenModel):
@@ -152,6 +118,15 @@ class StageConfig(FrozenModel):
     """Clips per optimizer step over all workers."""
     micro_batch_size: int | None = Field(default=None, ge=1)
     """Clips that a worker passes through the network at once, adding up gradients; all of its share, if not set."""
+    init_from: str | None = None
+    """The stage whose averaged weights this one starts from; the one before it, if not set."""
+    temporal_from: str | None = None
+    """A video stage whose temporal attention is taken over; all else comes from `init_from`: initialisation from
+    "both" (STIV section 2.4, table 6b)."""
+    sizes_px: tuple[tuple[int, int], ...] = ()
+    """(height, width) that this stage trains at, the main one first, instead of those of `data`."""
+    sampling_stride: int | None = Field(default=None, ge=1)
+    """Of this stage, instead of that of `data`."""
     num_frames: int = Field(ge=1)
     more_num_frames: tuple[int, ...] = ()
     """Further lengths: a clip is trained at the longest one that it holds."""
@@ -190,6 +165,7 @@ class StageConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _frames_fit_the_task(self) -> Self:
+        _check_sides("sizes_px", self.sizes_px)
         if (self.task == "t2i") != (self.num_frames == 1):
             raise ValueError(
                 f"a {self.task} stage has num_frames {self.num_frames}; "
@@ -219,7 +195,7 @@ class StageConfig(FrozenModel):
 
 
 class TrainConfig(FrozenModel):
-    """A whole run: the chain of stages in order, each starting from the EMA weights of the last."""
+    """A whole run: stages in order, each starting from the EMA weights of the last or of those that it names."""
 
     name: str
     model: STIVConfig
@@ -253,7 +229,7 @@ class TrainConfig(FrozenModel):
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         unit_px = LATENT_DOWNSAMPLING * self.model.spatial_patch
-        for height_px, width_px in self.data.sizes:
+        for height_px, width_px in self.all_sizes():
             if height_px % unit_px or width_px % unit_px:
                 raise ValueError(
                     f"training size {height_px}x{width_px} px must be a multiple "
@@ -291,6 +267,56 @@ class TrainConfig(FrozenModel):
             if not name.isidentifier():
                 raise ValueError(f"stage name {name!r} must be a plain word: it names a folder")
         return self
+
+    @model_validator(mode="after")
+    def _stages_start_from_earlier_ones(self) -> Self:
+        names = list(self.stages)
+        for place, (name, stage) in enumerate(self.stages.items()):
+            earlier = names[:place]
+            for field in ("init_from", "temporal_from"):
+                other = getattr(stage, field)
+                if other is not None and other not in earlier:
+                    raise ValueError(
+                        f"stages.{name}.{field} is {other!r}; before it come {', '.join(earlier) or 'none'}"
+                    )
+            if stage.temporal_from is None:
+                continue
+            if stage.task == "t2i" or self.stages[stage.temporal_from].task == "t2i":
+                raise ValueError(
+                    f"stages.{name}.temporal_from is {stage.temporal_from!r}; both must be video stages"
+                )
+        return self
+
+    def all_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Every (height, width) that some stage trains at."""
+        sizes = [size for name in self.stages for size in self.data_of(name).sizes]
+        return tuple(dict.fromkeys(sizes))
+
+    def data_of(self, stage_name: str) -> DataConfig:
+        """What a stage reads from the clips, at its own size and stride."""
+        stage = self.stages[stage_name]
+        changes: dict[str, Any] = {}
+        if stage.sizes_px:
+            (height_px, width_px), *more = stage.sizes_px
+            changes |= {"height_px": height_px, "width_px": width_px, "more_sizes_px": tuple(more)}
+        if stage.sampling_stride is not None:
+            changes["sampling_stride"] = stage.sampling_stride
+        return DataConfig.model_validate({**self.data.model_dump(), **changes})
+
+    def starts_of(self, stage_name: str) -> tuple[str, ...]:
+        """The stages that the weights of a stage come from; none for the first one."""
+        names, stage = list(self.stages), self.stages[stage_name]
+        place = names.index(stage_name)
+        before = stage.init_from or (names[place - 1] if place else None)
+        return tuple(name for name in (before, stage.temporal_from) if name is not None)
+
+    def needed_for(self, stage_name: str) -> list[str]:
+        """A stage and all that its weights come from, in the order in which they are trained."""
+        needed, new = {stage_name}, [stage_name]
+        while new:
+            new = [s for name in new for s in self.starts_of(name) if s not in needed]
+            needed.update(new)
+        return [name for name in self.stages if name in needed]
 
     def model_of(self, stage_name: str) -> STIVConfig:
         """The network of a stage. An image model has no temporal attention and a temporal patch of 1.

@@ -22,7 +22,7 @@ from training.config import TrainConfig
 from training.encoders import FITTED_AUTOENCODERS, fit_autoencoder, load_encoders
 from training.encoding import EncodeResult, read_receipt, receipt_path, tar_path, write_latents
 from training.errors import TrainError
-from training.latent_sets import AUTOENCODER_NAME, Encoding, claim
+from training.latent_sets import AUTOENCODER_NAME, Encoding, adopt_encoders, claim
 from training.randomness import derive_seed
 from training.streaming.buckets import Bucket, choose_buckets
 from training.streaming.index import SampleIndex
@@ -47,17 +47,21 @@ class _Part:
     sizes: list[int]
 
 
-def encode(
+def encode(  # noqa: PLR0913  (what to encode, where, and how)
     config: TrainConfig,
     datasets: Sequence[str | Path],
     out: Path,
     *,
+    stage: str | None = None,
+    autoencoder: Path | None = None,
     num_gpus: float = 0.0,
     on_progress: ProgressCallback = lambda _done, _total: None,
 ) -> EncodeResult:
     """Encode every clip that has a caption with the encoders of a run. Ray must be initialised by the caller.
 
-    `num_gpus`: the share of a GPU that each process holds; with 0 they run on the CPU.
+    `stage`: the one whose sizes the latents have; needed where stages of the run differ in that. `autoencoder`: a
+    folder of latents whose fitted autoencoder is taken over, so that a run may train on both. `num_gpus`: the share of
+    a GPU that each process holds; with 0 they run on the CPU.
 
     Raises:
         DataError: the shards are broken.
@@ -74,6 +78,9 @@ def encode(
     out.mkdir(parents=True, exist_ok=True)
     names = dataset_names(datasets)
     index = SampleIndex.open(names, out / "index")
+    config = _at_sizes_of(config, stage)
+    if autoencoder is not None:
+        adopt_encoders(config, [str(autoencoder)], out / AUTOENCODER_NAME)
     encoding = _prepare(config, index, out)
     parts, num_without_caption = _plan(index, encoding)
     missing = [part for part in parts if read_receipt(out, part.key) is None]
@@ -108,6 +115,20 @@ def encode(
         seconds=time.perf_counter() - started_s,
         failures=tuple(failures[:10]),
     )
+
+
+def _at_sizes_of(config: TrainConfig, stage: str | None) -> TrainConfig:
+    """The config with the sizes of a stage for all."""
+    if stage is not None and stage not in config.stages:
+        raise TrainError(f"there is no stage {stage}; the run has {', '.join(config.stages)}")
+    sizes = {config.data_of(name).sizes: name for name in reversed(config.stages)}
+    if stage is None and len(sizes) > 1:
+        raise TrainError(
+            f"the stages of {config.name} train at {len(sizes)} different sizes; encode for each, with --stage "
+            + " or ".join(reversed(sizes.values()))
+        )
+    data = config.data_of(stage or next(iter(config.stages)))
+    return config.model_copy(update={"data": data})
 
 
 def _prepare(config: TrainConfig, index: SampleIndex, out: Path) -> Encoding:

@@ -85,7 +85,9 @@ def generate(  # noqa: PLR0913  (a user may set each of these)
     config = run.load_config()
     stage = _finished_stage(config, run, needs_image=image_path is not None)
     sampler, guidance = _settings(config, num_sampling_steps, guidance_scale)
-    image = None if image_path is None else read_image(image_path, config)
+    image = (
+        None if image_path is None else read_image(image_path, config.data_of(stage.stage).sizes[0])
+    )
 
     planned = GenerateResult(
         task="t2v" if image_path is None else "ti2v",
@@ -141,7 +143,8 @@ def _conditions(
 ) -> Conditions:
     """Conditions of one clip; an image becomes its first latent frame (STIV section 2.3.1)."""
     num_frames = config.stages[stage.stage].num_frames
-    size_px = (config.data.height_px, config.data.width_px)
+    data = config.data_of(stage.stage)
+    size_px = data.sizes[0]
     rows, columns = (size // LATENT_DOWNSAMPLING for size in size_px)
     original_px = (stage.original_height_px, stage.original_width_px)
     given_latents = torch.zeros(1, config.model.latent_channels, num_frames, rows, columns)
@@ -154,7 +157,7 @@ def _conditions(
         micro=micro_conditions(
             original_px,
             size_px,
-            stride=config.data.sampling_stride,
+            stride=data.sampling_stride,
             num_frames=num_frames,
         ),
         given_BF=given_BF,
@@ -162,13 +165,13 @@ def _conditions(
     )
 
 
-def read_image(path: Path, config: TrainConfig) -> Tensor:
-    """An image file as one frame at training size (uint8, 1 x 1 x height x width x RGB).
+def read_image(path: Path, size_px: tuple[int, int]) -> Tensor:
+    """An image file as one frame of (height, width) (uint8, 1 x 1 x height x width x RGB).
 
     Raises:
         GenerateError: the file is missing or not an image.
     """
-    height_px, width_px = config.data.height_px, config.data.width_px
+    height_px, width_px = size_px
     try:
         with Image.open(path) as opened:
             # A phone stores a portrait as a landscape and a note to turn it.

@@ -48,18 +48,19 @@ CPUS_PER_WORKER = 0.5
 """What a worker asks Ray for, so that two workers fit beside others on two cores."""
 
 
-def fit(
+def fit(  # noqa: PLR0913  (what to train, where, and three ways to follow it)
     config: TrainConfig,
     datasets: Sequence[str | Path],
     run_dir: Path,
     *,
+    stages: Sequence[str] | None = None,
     resume: bool = False,
     on_plan: PlanCallback = lambda _name, _table: None,
     on_progress: ProgressCallback | None = None,
 ) -> TrainResult:
     """Train every stage that is not finished yet, in order. Ray must be initialised by the caller.
 
-    Finished stages are not trained again. An unfinished stage with a checkpoint goes on only if
+    With `stages`, only these; what they start from must be finished. Finished stages are not trained again. An unfinished stage with a checkpoint goes on only if
     `resume` is set.
 
     Raises:
@@ -71,14 +72,15 @@ def fit(
         raise TrainError("Ray is not running in this process; call ray.init() before fit()")
     names = dataset_names(datasets)
     run = RunDirectory(run_dir.resolve())
+    wanted = _wanted(config, stages, run)
     with locked(run.driver_lock):
         on_fit_step = partial(on_progress, "autoencoder") if on_progress else None
-        for name, plan in prepare_run(config, names, run.path, on_fit_step).items():
+        for name, plan in prepare_run(config, names, run.path, wanted, on_fit_step).items():
             ahead_mb = read_ahead_mb(plan, config.data, config.num_workers)
             on_plan(name, f"{plan.table()}\nread ahead: at most {ahead_mb:.0f} MiB in each worker")
         if not resume:
-            _refuse_unfinished(config, run)
-        unfinished = [name for name in config.stages if run.stage(name).result() is None]
+            _refuse_unfinished(wanted, run)
+        unfinished = [name for name in wanted if run.stage(name).result() is None]
         if unfinished:
             num_steps = {name: config.stages[name].num_steps for name in unfinished}
             with _reported(run, num_steps, on_progress):
@@ -89,8 +91,37 @@ def fit(
     )
 
 
-def _refuse_unfinished(config: TrainConfig, run: RunDirectory) -> None:
-    for name in config.stages:
+def stages_for(config: TrainConfig, stage: str) -> list[str]:
+    """A stage after all that it starts from.
+
+    Raises:
+        TrainError: there is no such stage.
+    """
+    if stage not in config.stages:
+        raise TrainError(f"there is no stage {stage}; the run has {', '.join(config.stages)}")
+    return config.needed_for(stage)
+
+
+def _wanted(config: TrainConfig, stages: Sequence[str] | None, run: RunDirectory) -> list[str]:
+    """The stages to train, in order, all of whose starts are finished or among them."""
+    if stages is None:
+        return list(config.stages)
+    if unknown := [name for name in stages if name not in config.stages]:
+        raise TrainError(
+            f"there is no stage {', '.join(unknown)}; the run has {', '.join(config.stages)}"
+        )
+    for name in stages:
+        for start in config.starts_of(name):
+            if start not in stages and run.stage(start).result() is None:
+                raise TrainError(
+                    f"stage {name} starts from stage {start}, which is not finished in {run.path}; "
+                    f"train {start} first"
+                )
+    return [name for name in config.stages if name in stages]
+
+
+def _refuse_unfinished(names: Sequence[str], run: RunDirectory) -> None:
+    for name in names:
         stage = run.stage(name)
         if stage.has_checkpoint and stage.result() is None:
             raise TrainError(

@@ -73,11 +73,12 @@ def prepare_run(
     config: TrainConfig,
     datasets: Sequence[str | Path],
     run_dir: Path,
+    stages: Sequence[str] | None = None,
     on_fit_step: FitCallback | None = None,
 ) -> dict[str, StagePlan]:
-    """Check config, shards and run directory once for all stages, and fit the autoencoder if need be.
+    """Check config, shards and run directory once for all `stages`, and fit the autoencoder if need be.
 
-    Gives what each stage will train on.
+    Gives what each of them will train on; all stages of the config if none are named.
 
     Raises:
         DataError: the shards are broken, or hold no usable clip for a stage.
@@ -85,7 +86,7 @@ def prepare_run(
     """
     run = RunDirectory(run_dir)
     index = SampleIndex.open(datasets, run.index)
-    plans = {name: _plan(index, config, name) for name in config.stages}
+    plans = {name: _plan(index, config, name) for name in stages or config.stages}
     run.claim(config, index.fingerprint)
     adopt_encoders(config, index.datasets, run.autoencoder)
     if config.encoders.autoencoder in FITTED_AUTOENCODERS and not run.autoencoder.exists():
@@ -104,10 +105,10 @@ def train_stage(
     """Train one stage of a prepared run to its end, from its latest checkpoint if it has one.
 
     Every worker calls this; the first one writes metrics, checkpoints and at the end `result.json`.
-    The weights start from the averaged weights of the stage before (STIV section 2.4).
+    The weights start from the averaged weights of earlier stages (STIV section 2.4).
 
     Raises:
-        TrainError: the stage before is not finished, the loss stays no finite number, or another trainer writes the
+        TrainError: one of these is not finished, the loss stays no finite number, or another trainer writes the
             run.
         DataError, CheckpointError: a clip or a checkpoint cannot be read.
     """
@@ -217,7 +218,8 @@ def warmed_up(optimizer: OptimizerConfig, step: int) -> float:
 def _plan(index: SampleIndex, config: TrainConfig, stage_name: str) -> StagePlan:
     model = config.model_of(stage_name)
     patches = (model.temporal_patch, model.spatial_patch)
-    return plan_stage(index, config.stages[stage_name], config.data, patches)
+    stage, data = config.stages[stage_name], config.data_of(stage_name)
+    return plan_stage(index, stage, data, patches, config.all_sizes())
 
 
 def _open_data(
@@ -230,15 +232,16 @@ def _open_data(
     index = SampleIndex.open(datasets, run.index)
     plan = _plan(index, config, stage_name)
     key = (config.seed, stage_name)
-    order = SampleOrder(index, plan, key, config.stages[stage_name], config.data)
+    data = config.data_of(stage_name)
+    order = SampleOrder(index, plan, key, config.stages[stage_name], data)
     encoders = load_encoders(config, run.autoencoder, worker.device)
     return StageData(
         plan=plan,
         order=order,
         loader=BatchLoader(
             order,
-            SampleReader(index, config.data, run.frames),
-            config.data,
+            SampleReader(index, data, run.frames),
+            data,
             rank=worker.rank,
             world_size=worker.world_size,
         ),
@@ -343,7 +346,7 @@ def _stage_result(
         last_loss=mean_of_tenth(losses, last=True),
         seconds=seconds,
         checkpoint=str(checkpoint),
-        playback_fps=plan.playback.fps / config.data.sampling_stride,
+        playback_fps=plan.playback.fps / config.data_of(stage_name).sampling_stride,
         original_height_px=plan.playback.height_px,
         original_width_px=plan.playback.width_px,
         num_clips=plan.num_samples,

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from modeling.inflate import load_stage
 from modeling.stiv import STIV
 from training.adafactor import AdaFactor
-from training.checkpoint import Snapshot, StoredCheckpoint, load_average
+from training.checkpoint import Snapshot, StoredCheckpoint
 from training.config import OptimizerConfig, TrainConfig
 from training.distribute import Worker, shard
 from training.ema import WeightAverage
-from training.errors import TrainError
+from training.initialise import initialise
 from training.randomness import derive_seed
 from training.run_directory import RunDirectory
 from training.spikes import AdaptiveClip
@@ -84,22 +83,19 @@ class TrainState:
 def start_state(
     config: TrainConfig, stage_name: str, run: RunDirectory, worker: Worker
 ) -> TrainState:
-    """The state before the first step: fresh weights, or the average of the stage before.
+    """The state before the first step: fresh weights, or the average of the stages that it starts from.
 
     Raises:
-        TrainError: the stage before is not finished.
+        TrainError: one of them is not finished.
         CheckpointError: its checkpoint cannot be read.
         WeightFlowError: its weights do not fit.
     """
-    names = list(config.stages)
-    place = names.index(stage_name)
     model = STIV(
         config.model_of(stage_name),
         seed=derive_seed(config.seed, stage_name, "weights"),
         recompute=config.recompute,
     )
-    if place > 0:
-        _load_previous(model, config, names[place - 1], stage_name, run)
+    initialise(model, config, stage_name, run)
     model.to(worker.device)
     shard(model, config, worker)
     optimizer = make_optimizer(model, config.stages[stage_name].optimizer)
@@ -134,17 +130,3 @@ def _empty_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
         return optimizer.empty_state(parameter)
     moments = {slot: torch.zeros_like(parameter) for slot in ("exp_avg", "exp_avg_sq")}
     return {"step": torch.zeros(()), **moments}
-
-
-def _load_previous(
-    model: STIV, config: TrainConfig, previous: str, stage_name: str, run: RunDirectory
-) -> None:
-    result = run.stage(previous).result()
-    if result is None:
-        raise TrainError(
-            f"stage {stage_name} starts from stage {previous}, which is not finished in {run.path}; "
-            f"train {previous} first"
-        )
-    from_images = result.task == "t2i" and config.stages[stage_name].task != "t2i"
-    weights = load_average(run.path / result.checkpoint)
-    load_stage(model, weights, kind="t2i_to_t2v" if from_images else "same")

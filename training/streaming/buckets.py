@@ -1,6 +1,6 @@
 """The plan of a stage: which samples are trained at which shape, in batches of how many."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,9 +89,15 @@ class Playback:
 
 
 def plan_stage(
-    index: SampleIndex, stage: StageConfig, data: DataConfig, patches: tuple[int, int]
+    index: SampleIndex,
+    stage: StageConfig,
+    data: DataConfig,
+    patches: tuple[int, int],
+    sizes_elsewhere: Collection[tuple[int, int]] = (),
 ) -> StagePlan:
     """Give every usable sample of a stage its bucket. `patches`: the temporal and the spatial one of the network.
+
+    `sizes_elsewhere` are (height, width) that other stages of the run train at: latents of theirs are not for this one.
 
     A clip goes to the most frames that it holds, then to the nearest aspect ratio, then to the largest size that does
     not enlarge it. In a video stage with `image_share`, single frames of all samples are trained besides.
@@ -99,7 +105,8 @@ def plan_stage(
     Raises:
         DataError: no sample is usable, or a bucket has fewer samples than one batch takes.
     """
-    usable, num_without_caption = _usable(index, stage)
+    mine = ~_has_latents_of(index, set(sizes_elsewhere) - set(data.sizes))
+    usable, num_without_caption = _usable(index, stage, mine)
     num_frames = index.numbers("num_frames")
     long_enough = num_frames >= min(stage.frame_counts)
     rows = np.flatnonzero(usable & long_enough)
@@ -146,11 +153,21 @@ def plan_stage(
     )
 
 
-def _usable(index: SampleIndex, stage: StageConfig) -> tuple[NDArray[np.bool_], int]:
-    """The samples of the subset that have a caption, and how many have none."""
-    chosen = np.ones(len(index), np.bool_)
+def _has_latents_of(index: SampleIndex, sizes_px: Collection[tuple[int, int]]) -> NDArray[np.bool_]:
+    found = np.zeros(len(index), np.bool_)
+    for height_px, width_px in sizes_px:
+        is_high = index.numbers("latent_height") == height_px // LATENT_DOWNSAMPLING
+        found |= is_high & (index.numbers("latent_width") == width_px // LATENT_DOWNSAMPLING)
+    return found
+
+
+def _usable(
+    index: SampleIndex, stage: StageConfig, mine: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], int]:
+    """Those of `mine` in the subset that have a caption, and how many have none."""
+    chosen = mine
     if stage.subset is not None:
-        chosen = index.in_subset(stage.subset)
+        chosen = mine & index.in_subset(stage.subset)
         if not chosen.any():
             raise DataError(
                 f"no clip is in the subset {stage.subset!r}; the shards know "
