@@ -28,7 +28,14 @@ PLACEMENT_FIELDS: dict[str, Any] = {
     "compile_blocks": True,
     "peak_tflops": True,
     "trackers": True,
-    "stages": {"__all__": {"micro_batch_size", "keep_every_steps", "max_skipped_steps"}},
+    "stages": {
+        "__all__": {
+            "micro_batch_size": True,
+            "keep_every_steps": True,
+            "max_skipped_steps": True,
+            "validation": {"every_steps", "batch_size", "num_batches"},
+        }
+    },
     "data": {
         "cache_bytes",
         "loader_workers",
@@ -109,6 +116,18 @@ class OptimizerConfig(FrozenModel):
     """If set, gradient norms are also clipped this many standard deviations above their running mean."""
 
 
+class ValidationConfig(FrozenModel):
+    """Clips that a stage does not train on, and how often their loss is computed."""
+
+    share: float = Field(gt=0, lt=1)
+    """Of all clips; which ones is a function of their ids alone."""
+    every_steps: int = Field(ge=1)
+    """Besides after the last step."""
+    batch_size: int = Field(default=4, ge=1)
+    """Clips at once over all workers."""
+    num_batches: int = Field(default=4, ge=1)
+
+
 class StageConfig(FrozenModel):
     """One stage of the chain: a task, its clips and how long to train on them."""
 
@@ -158,6 +177,7 @@ class StageConfig(FrozenModel):
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)
     max_skipped_steps: int = Field(default=3, ge=0)
     """Steps in a row whose loss or gradient is not finite; they change nothing, and one more stops the run."""
+    validation: ValidationConfig | None = None
     checkpoint_every_steps: int = Field(ge=1)
     num_checkpoints_kept: int = Field(default=2, ge=1)
     """The last ones; those of every `keep_every_steps` steps stay for good."""
@@ -241,6 +261,11 @@ class TrainConfig(FrozenModel):
                 raise ValueError(
                     f"stages.{name}.{field} {stage.batch_unit} must be a multiple of "
                     f"num_workers {self.num_workers}"
+                )
+            if stage.validation and stage.validation.batch_size % self.num_workers:
+                raise ValueError(
+                    f"stages.{name}.validation.batch_size {stage.validation.batch_size} must be a "
+                    f"multiple of num_workers {self.num_workers}"
                 )
         return self
 

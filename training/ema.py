@@ -1,6 +1,7 @@
 """Exponential moving average of the weights: what is sampled from and what the next stage starts from."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,23 @@ class WeightAverage:
         for name, average in self._average.items():
             mine = local(average)
             mine.lerp_(local(self._weights[name]).to(mine.device), 1.0 - self._decay)
+
+    @contextmanager
+    def in_place(self) -> Generator[None]:
+        """While the block runs the model has the averaged weights; bit for bit its own afterwards."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, average in self._average.items():
+            mine, weight = local(average), local(self._weights[name])
+            kept = weight.clone()
+            weight.copy_(mine)
+            mine.copy_(kept)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The average itself, not a copy; of sharded weights, this worker's parts as DTensors."""

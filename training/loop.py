@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import nn
 from modeling.conditioning import TextFeatures
 from training.checkpoint import load_checkpoint
 from training.checkpoint_writer import CheckpointWriter, KeepPolicy, is_sharded
-from training.config import OptimizerConfig, TrainConfig
+from training.config import OptimizerConfig, StageConfig, TrainConfig
 from training.distribute import (
     Worker,
     clip_gradients,
@@ -37,6 +37,7 @@ from training.sinks import TRACKERS
 from training.spikes import SkippedSteps
 from training.state import start_state
 from training.step import BatchSlice, StepLoss, TrainBatch, draw_step, stage_loss
+from training.step_lines import read_steps
 from training.streaming.buckets import StagePlan, plan_stage
 from training.streaming.index import SampleIndex
 from training.streaming.loader import BatchLoader, LoadedBatch, resident_mb
@@ -50,6 +51,7 @@ from training.telemetry import (
     mean_losses,
     mean_of_tenth,
 )
+from training.validation import Validation, plan_validation
 from training.work import peak_gpu_memory_mb, step_work
 
 logger = logging.getLogger(__name__)
@@ -87,6 +89,9 @@ def prepare_run(
     run = RunDirectory(run_dir)
     index = SampleIndex.open(datasets, run.index)
     plans = {name: _plan(index, config, name) for name in stages or config.stages}
+    for name in plans:
+        if config.stages[name].validation is not None:
+            plan_validation(index, config, name)
     run.claim(config, index.fingerprint)
     adopt_encoders(config, index.datasets, run.autoencoder)
     if config.encoders.autoencoder in FITTED_AUTOENCODERS and not run.autoencoder.exists():
@@ -147,6 +152,10 @@ def _train_stage(
     )
     with writer, closing(telemetry) if telemetry else nullcontext():
         saved = first_step
+        has_validation = stage.validation is not None
+        validation = (
+            Validation(config, stage_name, datasets, run, worker) if has_validation else None
+        )
         skipped = SkippedSteps(
             directory.skipped_steps if worker.rank == 0 else None,
             stage_name,
@@ -161,9 +170,11 @@ def _train_stage(
             batch = data.encoder.encode(loaded)
 
             slice_ = BatchSlice(step, loaded.batch_size, loaded.places)
-            result = _forward_backward(network, config, stage_name, slice_, batch, data.null_text)
+            slice_loss = _forward_backward(
+                network, config, stage_name, slice_, batch, data.null_text
+            )
             grad_norm = clip_gradients(state.model, stage.optimizer.max_grad_norm, state.clip)
-            losses = _mean_losses(result, worker)
+            losses = _mean_losses(slice_loss, worker)
             if not skipped.is_finite(losses.loss, grad_norm):
                 state.optimizer.zero_grad()
                 skipped.skip(step + 1, losses.loss, grad_norm, _clip_ids(data.order, loaded))
@@ -176,16 +187,12 @@ def _train_stage(
             seconds += step_s
             if telemetry is not None:
                 work = step_work(config.model_of(stage_name), stage, batch, loaded.batch_size)
-                tflops_per_s = work.flops / step_s / worker.world_size / 1e12
                 metrics = StepMetrics(
                     step=step + 1,
                     loss=losses.loss,
                     learning_rate=learning_rate,
                     grad_norm=grad_norm,
-                    tokens_per_s=work.num_tokens / step_s,
-                    tokens_processed_per_s=work.num_processed / step_s,
-                    tflops_per_s=tflops_per_s,
-                    mfu=None if config.peak_tflops is None else tflops_per_s / config.peak_tflops,
+                    **work.speeds(step_s, worker.world_size, config.peak_tflops),
                     data_wait_s=data_wait_s,
                     data_wait_share=data_wait_s / step_s,
                     num_skipped=data.loader.num_skipped,
@@ -196,16 +203,24 @@ def _train_stage(
                     loss_by_task=losses.by_task,
                 )
                 telemetry.log(metrics)
+            if validation is not None and validation.is_due(step + 1):
+                held_out = validation.losses(state, data.encoder, data.null_text)
+                if telemetry is not None:
+                    telemetry.log_validation(step + 1, held_out)
             # Due since the last one: the step it was due at may have been left out.
-            every = stage.checkpoint_every_steps
-            if (step + 1) // every > saved // every or step + 1 == stage.num_steps:
+            if _is_due(step + 1, saved, stage):
                 writer.save(state.snapshot(step + 1, seconds))
                 saved = step + 1
 
         writer.wait()
         if telemetry is not None:
-            each = [metrics["loss"] for metrics in telemetry.finish()]
-            directory.finish(_stage_result(config, stage_name, data.plan, each, seconds))
+            result = _stage_result(config, stage_name, data.plan, telemetry.finish(), seconds)
+            directory.finish(replace(result, validation_loss=_last_loss(directory.validation)))
+
+
+def _is_due(steps_done: int, saved: int, stage: StageConfig) -> bool:
+    every = stage.checkpoint_every_steps
+    return steps_done // every > saved // every or steps_done == stage.num_steps
 
 
 def warmed_up(optimizer: OptimizerConfig, step: int) -> float:
@@ -333,9 +348,19 @@ def _known_settings(found: dict[str, Any]) -> dict[str, Any]:
     return {"stage": found["stage"], "train": TrainConfig.identity_of(found["train"])}
 
 
+def _last_loss(validation: Path) -> float | None:
+    lines = read_steps(validation)
+    return lines[-1]["loss"] if lines else None
+
+
 def _stage_result(
-    config: TrainConfig, stage_name: str, plan: StagePlan, losses: Sequence[float], seconds: float
+    config: TrainConfig,
+    stage_name: str,
+    plan: StagePlan,
+    metrics: Sequence[dict[str, Any]],
+    seconds: float,
 ) -> StageResult:
+    losses = [line["loss"] for line in metrics]
     stage = config.stages[stage_name]
     checkpoint = StageDirectory(Path(stage_name)).checkpoints / f"step-{stage.num_steps:06d}"
     return StageResult(

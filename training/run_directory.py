@@ -52,6 +52,8 @@ class StageResult:
     num_clips: int
     num_clips_too_short: int
     num_clips_without_caption: int
+    validation_loss: float | None = None
+    """Of the averaged weights after the last step, where the stage has a `validation`."""
 
 
 @dataclass(frozen=True, kw_only=True)

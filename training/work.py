@@ -1,6 +1,7 @@
 """How much a step computes: tokens and operations of its global batch, and the memory it took."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -20,6 +21,16 @@ class StepWork:
     """That the main blocks saw."""
     flops: int
     """Forward and backward, by the formula of `modeling.flops`."""
+
+    def speeds(self, step_s: float, num_workers: int, peak_tflops: float | None) -> dict[str, Any]:
+        """The fields of `StepMetrics` that say how fast a step of this work was."""
+        tflops_per_s = self.flops / step_s / num_workers / 1e12
+        return {
+            "tokens_per_s": self.num_tokens / step_s,
+            "tokens_processed_per_s": self.num_processed / step_s,
+            "tflops_per_s": tflops_per_s,
+            "mfu": None if peak_tflops is None else tflops_per_s / peak_tflops,
+        }
 
 
 def step_work(

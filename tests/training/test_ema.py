@@ -30,3 +30,15 @@ def test_the_average_is_a_copy_and_can_be_restored() -> None:
     average.update()
     average.load_state_dict(kept)
     assert average.state_dict()["weight"].equal(kept["weight"])
+
+
+def test_the_model_has_the_average_for_a_while() -> None:
+    model = nn.Linear(2, 2)
+    average = WeightAverage(model, 0.5)
+    averaged = model.weight.detach().clone()
+    model.weight.data.add_(1.0)
+    own = model.weight.detach().clone()
+    with average.in_place():
+        assert model.weight.equal(averaged)
+    assert model.weight.equal(own)
+    assert average.state_dict()["weight"].equal(averaged)

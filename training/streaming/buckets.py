@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from training.config import LATENT_DOWNSAMPLING, DataConfig, StageConfig
 from training.errors import DataError
+from training.randomness import derive_seed
 from training.streaming.index import SampleIndex
 
 Rows = NDArray[np.int64]
@@ -94,10 +95,13 @@ def plan_stage(
     data: DataConfig,
     patches: tuple[int, int],
     sizes_elsewhere: Collection[tuple[int, int]] = (),
+    *,
+    held_out: bool = False,
 ) -> StagePlan:
     """Give every usable sample of a stage its bucket. `patches`: the temporal and the spatial one of the network.
 
     `sizes_elsewhere` are (height, width) that other stages of the run train at: latents of theirs are not for this one.
+    Clips held out for validation take part only if `held_out` is set, and then nothing else does.
 
     A clip goes to the most frames that it holds, then to the nearest aspect ratio, then to the largest size that does
     not enlarge it. In a video stage with `image_share`, single frames of all samples are trained besides.
@@ -107,6 +111,8 @@ def plan_stage(
     """
     mine = ~_has_latents_of(index, set(sizes_elsewhere) - set(data.sizes))
     usable, num_without_caption = _usable(index, stage, mine)
+    if stage.validation is not None:
+        usable &= is_held_out(index, stage.validation.share) == held_out
     num_frames = index.numbers("num_frames")
     long_enough = num_frames >= min(stage.frame_counts)
     rows = np.flatnonzero(usable & long_enough)
@@ -159,6 +165,12 @@ def _has_latents_of(index: SampleIndex, sizes_px: Collection[tuple[int, int]]) -
         is_high = index.numbers("latent_height") == height_px // LATENT_DOWNSAMPLING
         found |= is_high & (index.numbers("latent_width") == width_px // LATENT_DOWNSAMPLING)
     return found
+
+
+def is_held_out(index: SampleIndex, share: float) -> NDArray[np.bool_]:
+    """Which samples are kept for validation: this share of all ids, whatever the data set they are in."""
+    below = share * 2**63
+    return np.array([derive_seed("held out", name) < below for name in index.clip_ids()], np.bool_)
 
 
 def _usable(

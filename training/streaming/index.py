@@ -137,6 +137,10 @@ class SampleIndex:
         """The names that any sample knows."""
         return sorted(set(self._subset_names))
 
+    def clip_ids(self) -> list[str]:
+        """Of all samples, in order."""
+        return [self._texts["key"].at(row) or "" for row in range(len(self))]
+
     def clip(self, row: int) -> Clip:
         values, texts = self._columns, self._texts
         return Clip(

@@ -1,0 +1,89 @@
+"""Held-out clips: never trained on, the same loss from the same weights however the run is divided."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.builders import tiny_config, tiny_stage, write_dataset
+from tests.training.processes import run_workers
+from tests.training.test_sharded_stage import train
+from training.config import TrainConfig
+from training.errors import DataError
+from training.loop import prepare_run, train_stage
+from training.run_directory import RunDirectory
+from training.step_lines import read_steps
+from training.streaming.buckets import is_held_out, plan_stage
+from training.streaming.index import SampleIndex
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve clips, of which some are held out."""
+    return write_dataset(tmp_path_factory.mktemp("data") / "twelve", list(range(9, 21)))
+
+
+def config_of(num_workers: int = 1, every_steps: int = 2, **changes: Any) -> TrainConfig:
+    validation = {"share": 0.5, "every_steps": every_steps, "batch_size": 2, "num_batches": 2}
+    stage = tiny_stage("stiv", batch_size=2, mask_ratio=0.4, validation=validation)
+    return tiny_config(stages={"stiv": stage}, num_workers=num_workers, **changes)
+
+
+def lines_of(run: Path) -> tuple[list[dict[str, Any]], list[float]]:
+    stage = RunDirectory(run).stage("stiv")
+    return read_steps(stage.validation), [line["loss"] for line in read_steps(stage.metrics)]
+
+
+def test_every_clip_is_either_trained_on_or_held_out(dataset: Path) -> None:
+    index = SampleIndex.open([dataset])
+    stage, data = config_of().stages["stiv"], config_of().data
+    rows = [
+        {int(row) for b in plan_stage(index, stage, data, (2, 2), held_out=held).buckets
+         for mine in b.rows for row in mine}
+        for held in (False, True)
+    ]  # fmt: skip
+    assert not rows[0] & rows[1]
+    assert len(rows[0] | rows[1]) == 12
+    # A clip stays where it is when the share grows.
+    small, large = is_held_out(index, 0.3), is_held_out(index, 0.6)
+    assert (large | ~small).all()
+
+
+def test_the_loss_of_held_out_clips_does_not_touch_training(dataset: Path, tmp_path: Path) -> None:
+    runs = {every: tmp_path / str(every) for every in (1, 2)}
+    for every, run in runs.items():
+        config = config_of(every_steps=every)
+        prepare_run(config, [dataset], run)
+        train_stage(config, "stiv", [dataset], run)
+    (often, losses), (seldom, same_losses) = lines_of(runs[1]), lines_of(runs[2])
+    assert losses == same_losses
+    assert [line["step"] for line in often] == [1, 2, 3, 4]
+    assert seldom == [often[1], often[3]]
+    assert often[0]["loss"] != often[3]["loss"]
+    assert set(filter(None, often[3]["by_task"])) >= {"both"}
+    assert often[3]["by_task"]["text"] is None
+    result = RunDirectory(runs[1]).stage("stiv").result()
+    assert result is not None
+    assert result.validation_loss == often[3]["loss"]
+
+
+def test_sharded_weights_give_the_same_loss(dataset: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    config = config_of()
+    prepare_run(config, [dataset], one)
+    train_stage(config, "stiv", [dataset], one)
+    config = config_of(2, sharding="full")
+    prepare_run(config, [dataset], two)
+    run_workers(train, 2, two, config.model_dump_json(), str(dataset), str(two))
+    for found, expected in zip(lines_of(two)[0], lines_of(one)[0], strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+    assert lines_of(two)[1] == pytest.approx(lines_of(one)[1], abs=1e-6)
+
+
+def test_too_few_held_out_clips_are_told_before_training(dataset: Path, tmp_path: Path) -> None:
+    stage = config_of().stages["stiv"]
+    assert stage.validation is not None
+    more = stage.validation.model_copy(update={"batch_size": 64})
+    stages = {"stiv": stage.model_copy(update={"validation": more})}
+    with pytest.raises(DataError, match=r"validation of stage stiv: .* raise validation\.share"):
+        prepare_run(tiny_config(stages=stages), [dataset], tmp_path)
