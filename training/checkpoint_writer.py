@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,9 @@ from training.errors import CheckpointError
 from training.shards import is_first_replica, local, part_of
 
 logger = logging.getLogger(__name__)
+
+CommitCallback = Callable[[Path, int], None]
+"""Called with each complete checkpoint and its step, on the first worker, from the thread that wrote it."""
 
 REPORTS_TIMEOUT_S = 600.0
 """For the other workers to have written their parts; a checkpoint that takes longer is given up."""
@@ -74,6 +77,7 @@ class CheckpointWriter:
         settings: Mapping[str, Any],
         keep: KeepPolicy,
         is_sharded: bool = False,
+        on_commit: CommitCallback = lambda _path, _step: None,
     ) -> None:
         """`settings` are plain values; a checkpoint can only be loaded under equal ones."""
         self._folder = folder
@@ -81,6 +85,7 @@ class CheckpointWriter:
         self._num_writers = worker.world_size if is_sharded else 1
         self._settings = dict(settings)
         self._keep = keep
+        self._on_commit = on_commit
         self._buffers: dict[str, Tensor] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._last: Future[None] | None = None
@@ -211,6 +216,7 @@ class CheckpointWriter:
         }
         write_json(self._folder / LATEST_NAME, latest)
         self._prune(step)
+        self._on_commit(final, step)
 
     def _prune(self, step: int) -> None:
         # A higher step is left over from a run that was killed before it could name it in latest.json.

@@ -33,6 +33,7 @@ PLACEMENT_FIELDS: dict[str, Any] = {
             "micro_batch_size": True,
             "keep_every_steps": True,
             "max_skipped_steps": True,
+            "previews": True,
             "validation": {"every_steps", "batch_size", "num_batches"},
         }
     },
@@ -128,6 +129,16 @@ class ValidationConfig(FrozenModel):
     num_batches: int = Field(default=4, ge=1)
 
 
+class PreviewConfig(FrozenModel):
+    """Videos to look at while a stage trains, made beside it from its checkpoints, by text alone."""
+
+    every_steps: int = Field(ge=1)
+    """A multiple of `checkpoint_every_steps`."""
+    prompts: tuple[str, ...] = Field(min_length=1)
+    num_gpus: float = Field(default=0, ge=0)
+    """Of the task that samples, besides those of the workers; with 0 it samples on the CPU."""
+
+
 class StageConfig(FrozenModel):
     """One stage of the chain: a task, its clips and how long to train on them."""
 
@@ -178,10 +189,20 @@ class StageConfig(FrozenModel):
     max_skipped_steps: int = Field(default=3, ge=0)
     """Steps in a row whose loss or gradient is not finite; they change nothing, and one more stops the run."""
     validation: ValidationConfig | None = None
+    previews: PreviewConfig | None = None
     checkpoint_every_steps: int = Field(ge=1)
     num_checkpoints_kept: int = Field(default=2, ge=1)
     """The last ones; those of every `keep_every_steps` steps stay for good."""
     keep_every_steps: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _previews_have_checkpoints(self) -> Self:
+        if self.previews and self.previews.every_steps % self.checkpoint_every_steps:
+            raise ValueError(
+                f"previews.every_steps {self.previews.every_steps} must be a multiple of "
+                f"checkpoint_every_steps {self.checkpoint_every_steps}: they are made from checkpoints"
+            )
+        return self
 
     @model_validator(mode="after")
     def _frames_fit_the_task(self) -> Self:

@@ -27,6 +27,7 @@ from training.config import TrainConfig
 from training.distribute import Worker, wait_for_all
 from training.errors import TrainError, TrainingError
 from training.loop import prepare_run, train_stage
+from training.previews import Previews
 from training.run_directory import RunDirectory, TrainResult
 from training.run_lock import locked
 from training.streaming.loader import read_ahead_mb
@@ -184,8 +185,19 @@ def _train_worker(settings: dict[str, Any]) -> None:
     for name in settings["stages"]:
         # After the restart of a worker group, the stages before the interrupted one are finished.
         if run.stage(name).result() is None:
-            train_stage(config, name, settings["datasets"], run.path, worker)
+            _train_with_previews(config, name, settings["datasets"], run, worker)
             wait_for_all(worker)
+
+
+def _train_with_previews(
+    config: TrainConfig, name: str, datasets: Sequence[str], run: RunDirectory, worker: Worker
+) -> None:
+    if config.stages[name].previews is None or worker.rank > 0:
+        train_stage(config, name, datasets, run.path, worker)
+        return
+    previews = Previews(config, name, datasets, run.path)
+    train_stage(config, name, datasets, run.path, worker, previews.at_checkpoint)
+    previews.finish()
 
 
 def _cause(error: TrainingFailedError) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 
 from modeling.conditioning import TextFeatures
 from training.checkpoint import load_checkpoint
-from training.checkpoint_writer import CheckpointWriter, KeepPolicy, is_sharded
+from training.checkpoint_writer import CheckpointWriter, CommitCallback, KeepPolicy, is_sharded
 from training.config import OptimizerConfig, StageConfig, TrainConfig
 from training.distribute import (
     Worker,
@@ -35,7 +35,7 @@ from training.run_directory import RunDirectory, StageDirectory, StageResult
 from training.run_lock import locked
 from training.sinks import TRACKERS
 from training.spikes import SkippedSteps
-from training.state import start_state
+from training.state import TrainState, start_state
 from training.step import BatchSlice, StepLoss, TrainBatch, draw_step, stage_loss
 from training.step_lines import read_steps
 from training.streaming.buckets import StagePlan, plan_stage
@@ -106,6 +106,7 @@ def train_stage(
     datasets: Sequence[str | Path],
     run_dir: Path,
     worker: Worker | None = None,
+    on_commit: CommitCallback = lambda _path, _step: None,
 ) -> None:
     """Train one stage of a prepared run to its end, from its latest checkpoint if it has one.
 
@@ -119,7 +120,7 @@ def train_stage(
     """
     worker, run = worker or Worker(), RunDirectory(run_dir)
     with locked(run.trainer_lock, wait_s=LOCK_WAIT_S) if worker.rank == 0 else nullcontext():
-        _train_stage(config, stage_name, datasets, run, worker)
+        _train_stage(config, stage_name, datasets, run, (worker, on_commit))
 
 
 def _train_stage(
@@ -127,19 +128,16 @@ def _train_stage(
     stage_name: str,
     datasets: Sequence[str | Path],
     run: RunDirectory,
-    worker: Worker,
+    known: tuple[Worker, CommitCallback],
 ) -> None:
+    worker, on_commit = known
     stage = config.stages[stage_name]
     directory = run.stage(stage_name)
     settings = {"stage": stage_name, "train": config.identity()}
 
     data = _open_data(config, stage_name, datasets, run, worker)
     state = start_state(config, stage_name, run, worker)
-    first_step, seconds = 0, 0.0
-    stored = load_checkpoint(directory.checkpoints, settings=settings, normalise=_known_settings)
-    if stored is not None:
-        state.restore(stored)
-        first_step, seconds = stored.step, stored.seconds
+    first_step, seconds = _resumed(state, directory, settings)
     network = replicate(state.model, config, stage, worker)
     telemetry = _telemetry(config, stage_name, directory, first_step) if worker.rank == 0 else None
 
@@ -149,6 +147,7 @@ def _train_stage(
         settings=settings,
         keep=KeepPolicy(last=stage.num_checkpoints_kept, every_steps=stage.keep_every_steps),
         is_sharded=is_sharded(dict(state.model.named_parameters())),
+        on_commit=on_commit,
     )
     with writer, closing(telemetry) if telemetry else nullcontext():
         saved = first_step
@@ -216,6 +215,17 @@ def _train_stage(
         if telemetry is not None:
             result = _stage_result(config, stage_name, data.plan, telemetry.finish(), seconds)
             directory.finish(replace(result, validation_loss=_last_loss(directory.validation)))
+
+
+def _resumed(
+    state: TrainState, directory: StageDirectory, settings: dict[str, Any]
+) -> tuple[int, float]:
+    """Steps done and seconds spent, after the state has taken over the latest checkpoint."""
+    stored = load_checkpoint(directory.checkpoints, settings=settings, normalise=_known_settings)
+    if stored is None:
+        return 0, 0.0
+    state.restore(stored)
+    return stored.step, stored.seconds
 
 
 def _is_due(steps_done: int, saved: int, stage: StageConfig) -> bool:

@@ -10,6 +10,7 @@ RUN/<stage>/skipped_steps.jsonl  steps left out because they were not finite, wi
 RUN/<stage>/tensorboard/         the same as TensorBoard events
 RUN/<stage>/wandb, mlflow        the same for these trackers, where the config names them
 RUN/<stage>/validation.jsonl     losses on held-out clips, where the stage has a `validation`
+RUN/<stage>/previews/            step-NNNNNN-M.mp4 and .png of prompt M, where the stage has `previews`
 RUN/<stage>/loss.png
 RUN/<stage>/checkpoints/         see `checkpoint.py`
 RUN/<stage>/result.json          written last: the stage is finished
@@ -68,6 +69,7 @@ class StageDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metrics = path / "metrics.jsonl"
+        self.previews = path / "previews"
         self.validation = path / "validation.jsonl"
         self.skipped_steps = path / "skipped_steps.jsonl"
         self.tensorboard = path / "tensorboard"

@@ -10,7 +10,7 @@ import pytest
 
 from modeling.settings import ConvSettings
 from tests.training.builders import tiny_config
-from training.config import EncoderConfig
+from training.config import EncoderConfig, PreviewConfig
 from training.errors import TrainError
 from training.launch import MetricsTail, fit
 
@@ -52,6 +52,9 @@ def test_two_workers_train_the_chain_resume_it_and_then_rest(dataset: Path, tmp_
     conv = ConvSettings(width=16, num_decoder_blocks=1, num_steps=3, batch_size=2, crop_px=16)
     encoders = EncoderConfig(autoencoder="conv", conv=conv, text_encoder="minilm")
     config = tiny_config(num_workers=2, encoders=encoders)
+    previews = PreviewConfig(every_steps=2, prompts=("a square moves",))
+    stiv = config.stages["stiv"].model_copy(update={"previews": previews})
+    config = config.model_copy(update={"stages": {**config.stages, "stiv": stiv}})
     seen: list[tuple[str, int, int]] = []
     result = fit(
         config,
@@ -63,6 +66,9 @@ def test_two_workers_train_the_chain_resume_it_and_then_rest(dataset: Path, tmp_
     assert all((run / stage.checkpoint).is_dir() for stage in result.stages)
     assert seen[:3] == [("autoencoder", step, 3) for step in range(1, 4)]
     assert seen[3:] == [(stage, step, 4) for stage in config.stages for step in range(1, 5)]
+
+    made = {path.suffix for path in (run / "stiv" / "previews").iterdir()}
+    assert made == {".mp4", ".png"}
 
     # As if the last stage had been killed after its checkpoint of step 4, before its result.
     (run / "stiv" / "result.json").unlink()
