@@ -68,7 +68,7 @@ def tensors_of(run: Path, config: TrainConfig) -> dict[str, Tensor]:
     settings = {"stage": "stiv", "train": config.identity()}
     stored = load_checkpoint(RunDirectory(run).stage("stiv").checkpoints, settings=settings)
     assert isinstance(stored, StoredCheckpoint)
-    assert stored.step == NUM_STEPS
+    assert stored.step == config.stages["stiv"].num_steps
     return {
         f"{kind}/{name}": tensor
         for kind in ("weights", "average", "optimizer")
