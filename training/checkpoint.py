@@ -67,7 +67,10 @@ class StoredCheckpoint:
         self._hashes: dict[Path, str] = {}
         self._parts: dict[Path, dict[str, Any]] = {}
         for name, entry in state["files"].items():
-            known = entry if isinstance(entry, dict) else {"sha256": entry, "parts": {}}
+            # Version 1 gives the hash alone.
+            known: dict[str, Any] = (
+                {"sha256": entry, "parts": {}} if isinstance(entry, str) else dict(entry)
+            )
             self._hashes[path / name] = known["sha256"]
             self._parts[path / name] = known["parts"]
         self._open = cache(self._open_checked)

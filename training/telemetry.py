@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -69,8 +70,10 @@ class Telemetry:
         forget_steps_after(directory.validation, first_step)
         self._lines = directory.metrics.open("a", buffering=1)
         self._sinks: list[Sink] = [TensorBoardSink(directory.tensorboard, first_step), *more_sinks]
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="telemetry")
+        self._sending: Future[None] | None = None
         self.seconds = 0.0
-        """Spent on writing metrics."""
+        """That training waited for metrics to be written."""
 
     def log(self, metrics: StepMetrics) -> None:
         started_s = time.perf_counter()
@@ -81,16 +84,25 @@ class Telemetry:
         numbers = flat_numbers(
             {**values, "loss_by_t": dict(quarters), "loss_by_task": metrics.loss_by_task}
         )
-        for sink in self._sinks:
-            sink.log(metrics.step, numbers)
+        self._send(metrics.step, numbers)
         self.seconds += time.perf_counter() - started_s
 
     def log_validation(self, step: int, losses: Mapping[str, Any]) -> None:
         """`losses` has the mean as `loss`; one line of their own file."""
         with self._directory.validation.open("a") as file:
             file.write(json.dumps({"step": step, **losses}) + "\n")
-        for sink in self._sinks:
-            sink.log(step, flat_numbers({"validation": losses}))
+        self._send(step, flat_numbers({"validation": losses}))
+
+    def _send(self, step: int, numbers: Mapping[str, float]) -> None:
+        """To the sinks, by a thread: some take longer than a small step may wait. Raises what the last one raised."""
+        if self._sending is not None and self._sending.done():
+            self._sending.result()
+
+        def send() -> None:
+            for sink in self._sinks:
+                sink.log(step, numbers)
+
+        self._sending = self._thread.submit(send)
 
     def finish(self) -> list[dict[str, Any]]:
         """Draw the loss curve and return the metrics of all steps."""
@@ -101,6 +113,7 @@ class Telemetry:
 
     def close(self) -> None:
         self._lines.close()
+        self._thread.shutdown()
         for sink in self._sinks:
             sink.close()
 

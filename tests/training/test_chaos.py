@@ -66,8 +66,11 @@ def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("function", "call"),
-    [("save_file", 2), ("rename", 1), ("write_json", 3)],
-    ids=["amid the tensors", "before the rename", "before it is named"],
+    [
+        pytest.param("save_file", 2, marks=pytest.mark.slow, id="amid the tensors"),
+        pytest.param("rename", 1, marks=pytest.mark.slow, id="before the rename"),
+        pytest.param("write_json", 3, id="before it is named"),
+    ],
 )
 def test_a_process_killed_during_a_save_goes_on_from_the_save_before(
     function: str, call: int, whole: Path, dataset: Path, tmp_path: Path
