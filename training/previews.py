@@ -105,7 +105,8 @@ def make_previews(task: PreviewTask) -> list[str]:
     encoders = load_encoders(config, run.autoencoder, device)
     patches = (model.config.temporal_patch, model.config.spatial_patch)
     index = SampleIndex.open(task.datasets, run.index)
-    playback = plan_stage(index, stage, config.data, patches).playback
+    data = config.data_of(task.stage_name)
+    playback = plan_stage(index, stage, data, patches, config.all_sizes()).playback
     folder = run.stage(task.stage_name).previews
     folder.mkdir(parents=True, exist_ok=True)
     written: list[str] = []
@@ -132,7 +133,7 @@ def make_previews(task: PreviewTask) -> list[str]:
         write_contact_sheet(frames, path.with_suffix(".png"))
         written.append(str(path.with_suffix(".png")))
         if len(frames) > 1:
-            fps = playback.fps / config.data.sampling_stride
+            fps = playback.fps / data.sampling_stride
             write_video(frames, path.with_suffix(".mp4"), fps)
             written.append(str(path.with_suffix(".mp4")))
     return written
@@ -147,12 +148,13 @@ def _conditions(
     """Text alone; `known` are the encoders and (height, width) of the sources."""
     encoders, original_px = known
     num_frames = config.stages[stage_name].num_frames
-    size_px = (config.data.height_px, config.data.width_px)
+    data = config.data_of(stage_name)
+    size_px = data.sizes[0]
     rows, columns = (side // LATENT_DOWNSAMPLING for side in size_px)
     return Conditions(
         text=encoders.text.encode([prompt]),
         micro=micro_conditions(
-            original_px, size_px, stride=config.data.sampling_stride, num_frames=num_frames
+            original_px, size_px, stride=data.sampling_stride, num_frames=num_frames
         ),
         given_BF=torch.zeros(1, num_frames, dtype=torch.bool),
         given_latents_BCFHW=torch.zeros(1, config.model.latent_channels, num_frames, rows, columns),

@@ -35,7 +35,8 @@ def plan_validation(index: SampleIndex, config: TrainConfig, stage_name: str) ->
     model, stage = config.model_of(stage_name), _as_validated(config.stages[stage_name])
     patches = (model.temporal_patch, model.spatial_patch)
     try:
-        return plan_stage(index, stage, config.data, patches, held_out=True)
+        data = config.data_of(stage_name)
+        return plan_stage(index, stage, data, patches, config.all_sizes(), held_out=True)
     except DataError as error:
         raise DataError(
             f"validation of stage {stage_name}: {error}; or raise validation.share"
@@ -60,16 +61,16 @@ class Validation:
         self._of_stage = config.model_of(stage_name), _as_validated(config.stages[stage_name])
         self._key = (config.seed, f"{stage_name}/validation")
         self._worker = worker
-        index = SampleIndex.open(datasets, run.index)
+        index, data = SampleIndex.open(datasets, run.index), config.data_of(stage_name)
         order = SampleOrder(
             index,
             plan_validation(index, config, stage_name),
             self._key,
             self._of_stage[1],
-            config.data,
+            data,
         )
-        reader = SampleReader(index, config.data, run.frames)
-        in_turn = config.data.model_copy(update={"loader_workers": 0})
+        reader = SampleReader(index, data, run.frames)
+        in_turn = data.model_copy(update={"loader_workers": 0})
         loader = BatchLoader(order, reader, in_turn, rank=worker.rank, world_size=worker.world_size)
         self._loaded = loader.batches(0, settings.num_batches)
         self._batches: list[tuple[TrainBatch, StepDraws]] = []

@@ -58,7 +58,10 @@ def test_a_fit_is_found_again_and_a_lost_one_comes_back_byte_by_byte(
 
     def prepare() -> None:
         prepare_run(
-            conv_config(), [dataset], tmp_path, lambda step, total, _: steps.append((step, total))
+            conv_config(),
+            [dataset],
+            tmp_path,
+            on_fit_step=lambda step, total, _: steps.append((step, total)),
         )
 
     prepare()
