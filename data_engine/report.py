@@ -157,6 +157,15 @@ def typical_clip(datasets: Sequence[DatasetPaths]) -> tuple[ClipRecord, bytes]:
     Raises:
         TableError: no clip was kept in any of them.
     """
+    return typical_clips(datasets, 1)[0]
+
+
+def typical_clips(datasets: Sequence[DatasetPaths], count: int) -> list[tuple[ClipRecord, bytes]]:
+    """Several of the source with most kept clips, spread over their motion, that of median motion first.
+
+    Raises:
+        TableError: no clip was kept in any of them.
+    """
     by_source: dict[str, list[tuple[float, str, ClipRecord, DatasetPaths]]] = {}
     for paths in datasets:
         for clip in load_clips(paths):
@@ -167,8 +176,11 @@ def typical_clip(datasets: Sequence[DatasetPaths]) -> tuple[ClipRecord, bytes]:
         raise TableError("no clip was kept in any data set; curate more, or loosen the filters")
     # Of the source that gave most: what the model has seen most of.
     kept = max(by_source.values(), key=lambda clips: (len(clips), clips[0][1]))
-    _, _, clip, paths = sorted(kept, key=lambda found: found[:2])[len(kept) // 2]
-    return clip, _jpegs(paths, [clip])[clip.clip_id][0]
+    kept = sorted(kept, key=lambda found: found[:2])
+    middle = len(kept) // 2
+    spread = [middle, *(place * len(kept) // count for place in range(count))]
+    chosen = [kept[place] for place in list(dict.fromkeys(spread))[:count]]
+    return [(clip, _jpegs(paths, [clip])[clip.clip_id][0]) for *_, clip, paths in chosen]
 
 
 def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 
 from orchestration.assets.curation import GROUP as CURATION
-from orchestration.assets.training import GROUP as TRAINING
+from orchestration.assets.training import TRAINING
 from orchestration.partitions import source_batches
 from orchestration.resources import Workspace
 
@@ -19,11 +19,14 @@ curate = dg.define_asset_job(
     description="From the videos of one source batch to its shards.",
 )
 
-train = dg.define_asset_job(
-    "train",
-    selection=dg.AssetSelection.groups(TRAINING),
-    description="From the shards of every batch to a model and two sampled videos.",
-)
+train_progressive = [
+    dg.define_asset_job(
+        f"train_progressive_{recipe.name}",
+        selection=dg.AssetSelection.groups(recipe.group),
+        description=f"From the shards of every batch to every stage of {recipe.name}, and samples of each.",
+    )
+    for recipe in TRAINING
+]
 
 
 @dg.sensor(
@@ -50,7 +53,8 @@ def new_source_batches(
 
 flow_to_shards = dg.AutomationConditionSensorDefinition(
     "flow_to_shards",
-    target=dg.AssetSelection.groups(CURATION) | dg.AssetSelection.assets("latent_shards"),
+    target=dg.AssetSelection.groups(CURATION)
+    | dg.AssetSelection.assets(*(recipe.latents for recipe in TRAINING)),
     description=(
         "Materialises what is out of date from new sources to latents, by itself. Off until it is switched on: it also "
         "acts when the code of a step changes."

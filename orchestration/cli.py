@@ -205,14 +205,6 @@ def encode(
     out: Annotated[Path, typer.Option("--out", help="Folder of the latent shards.")],
     recipe: Annotated[str, typer.Option("--recipe", help="Named training run.")] = "demo_tiny",
     overrides: SetOption = None,
-    stage: Annotated[
-        str | None,
-        typer.Option("--stage", help="The stage whose size they have, where stages differ."),
-    ] = None,
-    autoencoder_of: Annotated[
-        Path | None,
-        typer.Option("--autoencoder-of", help="Latents whose fitted autoencoder is used again."),
-    ] = None,
     num_gpus: Annotated[
         float, typer.Option("--num-gpus", min=0, help="Share of a GPU that each process holds.")
     ] = 0.0,
@@ -228,21 +220,14 @@ def encode(
     for name in dataset:
         find_shards(name)
     with ray_session(ray_address), progress_reporter(console) as reporter:
-        from training.encode import encode as run_encode
+        from training.encode import encode_for_stages
 
         def show(done: int, total: int) -> None:
             reporter.update("encode", done, total, "clips")
 
-        result = run_encode(
-            config,
-            dataset,
-            out,
-            stage=stage,
-            autoencoder=autoencoder_of,
-            num_gpus=num_gpus,
-            on_progress=show,
-        )
-    print_encoded(console, result)
+        results = encode_for_stages(config, dataset, out, num_gpus=num_gpus, on_progress=show)
+    for result in results:
+        print_encoded(console, result)
 
 
 @app.command()

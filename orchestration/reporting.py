@@ -1,14 +1,13 @@
 """What the Dagster UI shows of a step: log lines while it runs, one line if it fails, metadata after it."""
 
 import base64
-import io
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -20,9 +19,6 @@ from orchestration.work import OnWorkProgress, WorkProgress
 if TYPE_CHECKING:
     # These import Ray, OpenCV and matplotlib, which loading the definitions must not pay for.
     from data_engine.config import DataEngineConfig
-    from training.encoding import EncodeResult
-    from training.generate import GenerateResult
-    from training.run_directory import TrainResult
 
 MAX_REPORT_BYTES = 200_000
 """Of one Markdown report. Dagster loads the metadata of every materialisation that a page lists."""
@@ -61,29 +57,6 @@ def log_progress(context: dg.AssetExecutionContext) -> OnWorkProgress:
         context.log.info(f"{step}: {progress.done:.0f} of {progress.total:.0f} {progress.unit}")
 
     return log
-
-
-def log_encoding(context: dg.AssetExecutionContext) -> Callable[[int, int], None]:
-    """A callback that writes a log line after each latent shard."""
-
-    def log(done: int, total: int) -> None:
-        context.log.info(f"encode: {done} of {total} clips")
-
-    return log
-
-
-def observe_training(context: dg.AssetExecutionContext) -> Callable[[str, int, int, float], None]:
-    """A callback that records the loss ten times a stage, so that the UI can draw it while it falls."""
-
-    def observe(stage: str, step: int, num_steps: int, loss: float) -> None:
-        if step % max(1, num_steps // 10) and step != num_steps:
-            return
-        context.log.info(f"{stage}: step {step} of {num_steps}, loss {loss:.4f}")
-        # Not the name that the materialisation uses, or one plot would mix both.
-        metadata = {f"{stage}_running_loss": loss, "step": step}
-        context.log_event(dg.AssetObservation(context.asset_key, metadata=metadata))
-
-    return observe
 
 
 def clips_after(*tables: Path) -> list[ClipRecord]:
@@ -209,68 +182,6 @@ def report_metadata(config: "DataEngineConfig", paths: DatasetPaths) -> dict[str
     }
 
 
-def latent_metadata(result: "EncodeResult") -> dict[str, Any]:
-    """How many clips there are as latents, what failed, and what this run added."""
-    failed = [failure.split(": ", 1) for failure in result.failures]
-    sections = {"Failed": table(("clip", "why"), failed)} if failed else {}
-    return {
-        **({"report": markdown(sections)} if sections else {}),
-        "clips_encoded": result.num_encoded,
-        "clips_failed": result.num_failed,
-        "clips_without_caption": result.num_without_caption,
-        "shards": result.num_shards,
-        "shards_written": result.num_shards_written,
-        "shard_bytes": result.num_bytes,
-    }
-
-
-def training_metadata(result: "TrainResult") -> dict[str, Any]:
-    """Steps, time and losses of each stage, and a report with the loss curves."""
-    from training.run_directory import RunDirectory
-
-    columns = ("stage", "steps", "seconds", "first loss", "last loss", "clips")
-    rows = [
-        (
-            s.stage,
-            s.num_steps,
-            f"{s.seconds:.1f}",
-            f"{s.first_loss:.4f}",
-            f"{s.last_loss:.4f}",
-            s.num_clips,
-        )
-        for s in result.stages
-    ]
-    run = RunDirectory(result.run_dir)
-    curves = {
-        f"Loss of {s.stage}": picture("loss curve", _small(run.stage(s.stage).loss_curve, "PNG"))
-        for s in result.stages
-    }
-    return {
-        "report": markdown({"Stages": table(columns, rows), **curves}),
-        "steps": sum(stage.num_steps for stage in result.stages),
-        "train_seconds": round(sum(stage.seconds for stage in result.stages), 1),
-        **{f"{stage.stage}_first_loss": round(stage.first_loss, 4) for stage in result.stages},
-        **{f"{stage.stage}_last_loss": round(stage.last_loss, 4) for stage in result.stages},
-    }
-
-
-def sample_metadata(from_text: "GenerateResult", from_image: "GenerateResult") -> dict[str, Any]:
-    """The frames of both videos, and how well the given frame came through."""
-    sections = {"Prompt": from_text.prompt}
-    for name, result in (("Text to video", from_text), ("Text and image to video", from_image)):
-        sections[name] = picture(name, _small(result.contact_sheet, "JPEG"))
-    shown: dict[str, Any] = {
-        "report": markdown(sections),
-        "prompt": from_text.prompt,
-        "frames": from_text.num_frames,
-        "sampling_steps": from_text.num_sampling_steps,
-        "guidance_scale": from_text.guidance_scale,
-    }
-    if from_image.first_frame_psnr_db is not None:
-        shown["first_frame_psnr_db"] = round(from_image.first_frame_psnr_db, 1)
-    return shown
-
-
 def column_schema(table: Path) -> dg.TableSchema:
     """The columns of a Parquet table and their types."""
     import pyarrow.parquet as pq
@@ -296,21 +207,6 @@ def markdown(sections: Mapping[str, str]) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(
         "\n\n".join(f"## {name}\n\n{text}" for name, text in sections.items())
     )
-
-
-def _small(path: Path, kind: Literal["PNG", "JPEG"]) -> bytes:
-    """A picture file at report size: plots as palette PNG, which stay sharp; photographs as JPEG."""
-    from PIL import Image
-
-    packed = io.BytesIO()
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
-    image.thumbnail((_REPORT_WIDTH_PX, _REPORT_WIDTH_PX))
-    if kind == "PNG":
-        image.quantize(32).save(packed, format=kind, optimize=True)
-    else:
-        image.save(packed, format=kind, quality=80)
-    return packed.getvalue()
 
 
 def _fitting(draw: Callable[[int], bytes]) -> bytes:

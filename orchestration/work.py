@@ -66,18 +66,22 @@ def _encode(
     on_progress: OnWorkProgress, config: Mapping[str, Any], datasets: list[str], out: str
 ) -> Result:
     from training.config import TrainConfig
-    from training.encode import encode
+    from training.encode import encode_for_stages
 
     def show(done: int, total: int) -> None:
         on_progress(WorkProgress("encode", done, total, "clips"))
 
     train = TrainConfig.model_validate(config)
-    result = encode(train, datasets, Path(out), on_progress=show)
-    return {**asdict(result), "out": str(result.out)}
+    results = encode_for_stages(train, datasets, Path(out), on_progress=show)
+    return {"sizes": [{**asdict(result), "out": str(result.out)} for result in results]}
 
 
 def _train(
-    on_progress: OnWorkProgress, config: Mapping[str, Any], datasets: list[str], run: str
+    on_progress: OnWorkProgress,
+    config: Mapping[str, Any],
+    datasets: list[str],
+    run: str,
+    stage: str,
 ) -> None:
     from training.config import TrainConfig
     from training.launch import fit
@@ -86,7 +90,37 @@ def _train(
         on_progress(WorkProgress(stage, step, num_steps, "steps", loss))
 
     train = TrainConfig.model_validate(config)
-    fit(train, datasets, Path(run), resume=True, on_progress=show)
+    fit(train, datasets, Path(run), stages=[stage], resume=True, on_progress=show)
+
+
+def _sample(
+    on_progress: OnWorkProgress,
+    run: str,
+    stage: str,
+    datasets: list[str],
+    prompts: list[str],
+    first_frame: str,
+) -> Result:
+    from training.generate import generate
+    from training.previews import sample_stage
+    from training.run_directory import RunDirectory
+
+    samples = [
+        {"prompt": prompt, "sheet": str(sheet), "psnr_db": None}
+        for prompt, sheet in sample_stage(Path(run), stage, datasets, prompts)
+    ]
+    on_progress(WorkProgress("sample", len(samples), len(prompts), "prompts"))
+    if RunDirectory(Path(run)).load_config().stages[stage].task == "stiv":
+        out = Path(run) / stage / "previews" / "with_first_frame.mp4"
+        made = generate(Path(run), prompts[0], out, image_path=Path(first_frame), stage=stage)
+        samples.append(
+            {
+                "prompt": prompts[0],
+                "sheet": str(made.contact_sheet),
+                "psnr_db": made.first_frame_psnr_db,
+            }
+        )
+    return {"samples": samples}
 
 
 def _same(progress: Any) -> WorkProgress:
@@ -100,4 +134,5 @@ WORK: dict[str, Callable[..., Result]] = {
     "write_shards": _engine_step("write_shards"),
     "encode": _encode,
     "train": _train,
+    "sample": _sample,
 }

@@ -47,6 +47,47 @@ class _Part:
     sizes: list[int]
 
 
+def encode_for_stages(
+    config: TrainConfig,
+    datasets: Sequence[str | Path],
+    out: Path,
+    *,
+    num_gpus: float = 0.0,
+    on_progress: ProgressCallback = lambda _done, _total: None,
+) -> list[EncodeResult]:
+    """`encode` at the size of every stage: into `out` itself, or where sizes differ, into folders of it.
+
+    An autoencoder is fitted once, for the first folder.
+
+    Raises:
+        DataError, TrainError: see `encode`.
+    """
+    results: list[EncodeResult] = []
+    for folder, stage in latent_folders(config, out).items():
+        result = encode(
+            config,
+            datasets,
+            folder,
+            stage=stage,
+            autoencoder=results[0].out if results else None,
+            num_gpus=num_gpus,
+            on_progress=on_progress,
+        )
+        results.append(result)
+    return results
+
+
+def latent_folders(config: TrainConfig, out: Path) -> dict[Path, str]:
+    """Where the latents of each size lie, and the first stage of that size."""
+    stages: dict[tuple[tuple[int, int], ...], str] = {}
+    for name in config.stages:
+        stages.setdefault(config.data_of(name).sizes, name)
+    if len(stages) == 1:
+        return {out: next(iter(stages.values()))}
+    names = {"_".join(f"{h}x{w}" for h, w in sizes): stage for sizes, stage in stages.items()}
+    return {out / name: stage for name, stage in names.items()}
+
+
 def encode(  # noqa: PLR0913  (what to encode, where, and how)
     config: TrainConfig,
     datasets: Sequence[str | Path],

@@ -60,6 +60,7 @@ def generate(  # noqa: PLR0913  (a user may set each of these)
     out_path: Path,
     *,
     image_path: Path | None = None,
+    stage: str | None = None,
     seed: int = 0,
     num_sampling_steps: int | None = None,
     guidance_scale: float | None = None,
@@ -68,7 +69,7 @@ def generate(  # noqa: PLR0913  (a user may set each of these)
 ) -> GenerateResult:
     """Write `out_path` (NAME.mp4), and beside it NAME.frames.png, a contact sheet, and NAME.settings.json.
 
-    The last finished video stage is used; settings left out are those of the recipe. On the CPU the
+    The last finished video stage is used unless `stage` names another; settings left out are those of the recipe. On the CPU the
     same arguments give the same frames. With `reuse`, files that the same weights, settings and image
     made are left as they are. `on_step` gets (steps done, steps in all).
 
@@ -83,23 +84,25 @@ def generate(  # noqa: PLR0913  (a user may set each of these)
     if not run.config.exists():
         raise GenerateError(f"{run_dir} holds no run; train first, or give the folder of a run")
     config = run.load_config()
-    stage = _finished_stage(config, run, needs_image=image_path is not None)
+    chosen = _finished_stage(config, run, stage, needs_image=image_path is not None)
     sampler, guidance = _settings(config, num_sampling_steps, guidance_scale)
     image = (
-        None if image_path is None else read_image(image_path, config.data_of(stage.stage).sizes[0])
+        None
+        if image_path is None
+        else read_image(image_path, config.data_of(chosen.stage).sizes[0])
     )
 
     planned = GenerateResult(
         task="t2v" if image_path is None else "ti2v",
         video=out_path,
         contact_sheet=out_path.with_suffix(".frames.png"),
-        stage=stage.stage,
-        num_frames=config.stages[stage.stage].num_frames,
-        fps=stage.playback_fps,
+        stage=chosen.stage,
+        num_frames=config.stages[chosen.stage].num_frames,
+        fps=chosen.playback_fps,
         prompt=prompt,
         image=image_path,
         image_sha256=None if image_path is None else file_sha256(image_path),
-        weights_sha256=file_sha256(run.path / stage.checkpoint / STATE_NAME),
+        weights_sha256=file_sha256(run.path / chosen.checkpoint / STATE_NAME),
         seed=seed,
         solver=sampler.solver,
         num_sampling_steps=sampler.num_sampling_steps,
@@ -113,9 +116,9 @@ def generate(  # noqa: PLR0913  (a user may set each of these)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoders = load_encoders(config, run.autoencoder, device)
     image_latents = None if image is None else encoders.autoencoder.encode(image.to(device))
-    conditions = _conditions(config, stage, encoders.text.encode([prompt]), image_latents)
+    conditions = _conditions(config, chosen, encoders.text.encode([prompt]), image_latents)
     shape = conditions.given_latents_BCFHW.shape
-    model = _load_model(config, run, stage, device)
+    model = _load_model(config, run, chosen, device)
     task = SamplingTask(
         model=model,
         conditions=conditions.to(device),
@@ -191,14 +194,21 @@ def read_image(path: Path, size_px: tuple[int, int]) -> Tensor:
     return torch.from_numpy(frame)[None, None]
 
 
-def _finished_stage(config: TrainConfig, run: RunDirectory, *, needs_image: bool) -> StageResult:
-    results = [run.stage(name).result() for name in config.stages]
+def _finished_stage(
+    config: TrainConfig, run: RunDirectory, name: str | None, *, needs_image: bool
+) -> StageResult:
+    if name is not None and name not in config.stages:
+        raise GenerateError(
+            f"{run.path} has no stage {name}; its stages are {', '.join(config.stages)}"
+        )
+    results = [run.stage(stage).result() for stage in config.stages]
     finished = [result for result in results if result is not None]
-    videos = [result for result in finished if result.task != "t2i"]
+    videos = [r for r in finished if r.task != "t2i" and name in (None, r.stage)]
     if not videos:
         done = ", ".join(result.stage for result in finished) or "none"
+        wanted = "video stage" if name is None else f"video stage {name}"
         raise GenerateError(
-            f"{run.path} has no finished video stage (finished: {done}); resume the run first"
+            f"{run.path} has no finished {wanted} (finished: {done}); resume the run first"
         )
     if needs_image and videos[-1].task != "stiv":
         raise GenerateError(

@@ -14,8 +14,9 @@ from modeling.conditioning import Conditions
 from modeling.sampler import SamplingTask, sample
 from modeling.stiv import STIV
 from training.checkpoint import load_average
-from training.config import LATENT_DOWNSAMPLING, TrainConfig
+from training.config import LATENT_DOWNSAMPLING, PreviewConfig, TrainConfig
 from training.encoders import FrozenEncoders, load_encoders, micro_conditions
+from training.errors import TrainError
 from training.randomness import derive_seed, generator_at
 from training.run_directory import RunDirectory
 from training.streaming.buckets import plan_stage
@@ -83,6 +84,32 @@ class Previews:
 def _make_beside(task: PreviewTask) -> list[str]:
     os.nice(NICENESS)
     return make_previews(task)
+
+
+def sample_stage(
+    run_dir: Path, stage_name: str, datasets: Sequence[str], prompts: Sequence[str]
+) -> list[tuple[str, Path]]:
+    """Previews of a finished stage for other prompts than its own; gives each prompt and its contact sheet.
+
+    Raises:
+        TrainError: the directory holds no run, or the stage is not finished.
+        CheckpointError: its checkpoint is damaged.
+    """
+    run = RunDirectory(run_dir)
+    config, result = run.load_config(), run.stage(stage_name).result()
+    if result is None:
+        raise TrainError(f"stage {stage_name} of {run_dir} is not finished; train it first")
+    previews = PreviewConfig(
+        every_steps=config.stages[stage_name].checkpoint_every_steps, prompts=tuple(prompts)
+    )
+    stage = config.stages[stage_name].model_copy(update={"previews": previews})
+    config = config.model_copy(update={"stages": {**config.stages, stage_name: stage}})
+    checkpoint = run.path / result.checkpoint
+    task = PreviewTask(
+        config.model_dump_json(), stage_name, tuple(datasets), str(run.path), str(checkpoint)
+    )
+    sheets = [Path(path) for path in make_previews(task) if path.endswith(".png")]
+    return list(zip(prompts, sheets, strict=True))
 
 
 def make_previews(task: PreviewTask) -> list[str]:

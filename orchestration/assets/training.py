@@ -1,176 +1,212 @@
-"""From the shards of every batch to a model, and from there to videos."""
+"""From the shards of every batch to models: for each recipe its latents, one asset for each stage, and its samples.
 
+The keys are [recipe, stage]. A stage depends on the latents and on the stages that its weights come from; a recipe that
+is added to `TRAINED` gets its assets here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
-from pydantic import Field
 
 from orchestration.assets.curation import shards
-from orchestration.reporting import (
-    clear_failures,
+from orchestration.configuration import Launched, training_key
+from orchestration.ray_jobs import JobRequest
+from orchestration.reporting import clear_failures, log_progress
+from orchestration.resources import RayResource, Workspace
+from orchestration.training_reports import (
     latent_metadata,
-    log_encoding,
     observe_training,
     sample_metadata,
-    training_metadata,
+    stage_metadata,
 )
-from orchestration.resources import RayResource, Workspace
+from training.config import TrainConfig
+from training.recipes import RECIPES
 
-if TYPE_CHECKING:
-    from training.config import TrainConfig
+TRAINED = ("demo_tiny", "stiv_tiny_96", "stiv_xl_512")
+"""The recipes that are assets."""
 
-GROUP = "training"
+NUM_PROMPTS = 4
 
 _asset = partial(
     dg.asset,
-    group_name=GROUP,
     owners=["team:training"],
     # At most one run at a time holds it (dagster.yaml): two would share the same cores.
     pool="ray",
-    code_version="1",
+    code_version="2",
 )
+_AGAIN = dg.RetryPolicy(max_retries=2, delay=10)
+"""A stage whose processes died goes on from its latest checkpoint; mistakes of the user are not tried again."""
 
 
-class EncodingRecipe(dg.Config):
-    """The run whose encoders make the latents, what to change in it, and which folder they get."""
+@dataclass(frozen=True)
+class RecipeAssets:
+    """The assets of one recipe."""
 
-    recipe: str = Field(default="demo_tiny", description="A recipe of the trainer, by name.")
-    overrides: list[str] = Field(
-        default=[], description="Changes as `section.field=value`, e.g. `stages.t2i.num_steps=50`."
+    name: str
+    latents: dg.AssetsDefinition
+    stages: Mapping[str, dg.AssetsDefinition]
+    samples: Sequence[dg.AssetsDefinition]
+
+    @property
+    def group(self) -> str:
+        return f"train_{self.name}"
+
+
+def recipe_assets(name: str) -> RecipeAssets:
+    """The assets of a recipe of the trainer."""
+    config, group = RECIPES[name](), f"train_{name}"
+    latents = _latents(name, group)
+    stages = {stage: _stage(name, group, config, stage) for stage in config.stages}
+    samples = [_samples(name, group, config, stage) for stage in config.stages]
+    return RecipeAssets(name, latents, stages, samples)
+
+
+def _latents(recipe: str, group: str) -> dg.AssetsDefinition:
+    @_asset(
+        name="latent_shards",
+        key_prefix=recipe,
+        group_name=group,
+        deps=[dg.AssetDep(shards, partition_mapping=dg.AllPartitionMapping())],
+        automation_condition=dg.AutomationCondition.eager(),
+        # Sources come in all the time; what was encoded a week ago misses them.
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=7)),
+        kinds={"pytorch", "webdataset", "ray"},
+        required_resource_keys=_resources(recipe),
     )
-    latents: str = Field(
-        default="demo_tiny",
-        description="Folder below `latents`. It holds one encoding: other encoders or sizes need another name.",
-    )
+    def latent_shards(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        """The clips of every batch and their captions as the frozen encoders see them: training decodes nothing.
 
-    def resolve(self) -> "TrainConfig":
-        from orchestration.recipe import resolve
-        from training.recipes import RECIPES
-
-        return resolve(RECIPES, self.recipe, self.overrides)
-
-
-class TrainingRecipe(EncodingRecipe):
-    """Which run to make, what to change in it, on which latents, and which folder it gets."""
-
-    run: str = Field(
-        default="demo_tiny",
-        description="Folder below `runs`. It holds one run: other settings or data need another name.",
-    )
-
-
-class SampleConfig(dg.Config):
-    """What to show, and the noise to start from."""
-
-    prompt: str = Field(
-        default="",
-        description="If empty: the caption of a clip of median motion, of the source that gave most clips.",
-    )
-    seed: int = Field(default=0, description="Another seed gives another video.")
-
-
-@_asset(
-    deps=[dg.AssetDep(shards, partition_mapping=dg.AllPartitionMapping())],
-    automation_condition=dg.AutomationCondition.eager(),
-    # Sources come in all the time; what was encoded a week ago misses them.
-    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=7)),
-    kinds={"pytorch", "webdataset", "ray"},
-)
-def latent_shards(
-    context: dg.AssetExecutionContext,
-    config: EncodingRecipe,
-    workspace: Workspace,
-    ray: RayResource,
-) -> dg.MaterializeResult[Any]:
-    """The clips of every batch and their captions as the frozen encoders of a run see them: training decodes nothing.
-
-    Clips that are encoded already are not encoded again, so a new batch costs only its own clips.
-    """
-    from training.encode import encode
-    from training.streaming.shards import fingerprint_of
-
-    with clear_failures():
-        train = config.resolve()
-        datasets = [paths.root for paths in workspace.finished_datasets()]
+        Clips that are encoded already are not encoded again, so a new batch costs only its own clips.
+        """
+        launched, workspace, ray = _given(context, recipe)
+        datasets = [str(paths.root) for paths in workspace.finished_datasets()]
         if not datasets:
             raise dg.Failure("no batch has shards yet; materialise `shards` first")
-        result = encode(
-            train, datasets, workspace.latents(config.latents), on_progress=log_encoding(context)
+        out = workspace.latents(launched.latents)
+        with clear_failures():
+            arguments = {**launched.arguments, "datasets": datasets, "out": str(out)}
+            request = JobRequest("encode", arguments, place=str(out))
+            result = ray.work(context, workspace, request, log_progress(context))
+        return dg.MaterializeResult(
+            metadata={**latent_metadata(result), "dagster/uri": workspace.relative(out)}
         )
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(fingerprint_of(str(result.out), memory=None)),
-        metadata={
-            **latent_metadata(result),
-            "batches": len(datasets),
-            "config": train.model_dump(mode="json"),
-            "dagster/uri": workspace.relative(result.out),
-        },
+
+    return latent_shards
+
+
+def _stage(recipe: str, group: str, config: TrainConfig, stage: str) -> dg.AssetsDefinition:
+    starts = config.starts_of(stage)
+
+    @_asset(
+        name=stage,
+        key_prefix=recipe,
+        group_name=group,
+        deps=[dg.AssetKey([recipe, name]) for name in ("latent_shards", *starts)],
+        kinds={"pytorch", "ray"},
+        tags={"task": config.stages[stage].task},
+        description=_describe(config, stage, starts),
+        retry_policy=_AGAIN,
+        required_resource_keys=_resources(recipe),
     )
+    def trained(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        launched, workspace, ray = _given(context, recipe)
+        run = workspace.run(launched.run)
+        with clear_failures():
+            latents = [str(path) for path in _latent_folders(launched, workspace)]
+            arguments = {**launched.arguments, "datasets": latents, "run": str(run), "stage": stage}
+            request = JobRequest("train", arguments, place=str(run))
+            ray.work(context, workspace, request, observe_training(context, run))
+            shown = stage_metadata(run, stage)
+        return dg.MaterializeResult(
+            metadata={
+                **shown,
+                "config": launched.config.model_dump(mode="json"),
+                "dagster/uri": workspace.relative(run),
+            }
+        )
+
+    return trained
 
 
-@_asset(deps=[latent_shards], kinds={"pytorch", "ray"})
-def training_run(
-    context: dg.AssetExecutionContext,
-    config: TrainingRecipe,
-    workspace: Workspace,
-    ray: RayResource,
-) -> dg.MaterializeResult[Any]:
-    """STIV, trained stage by stage on the latents of every batch: images, then videos, then videos from an image.
-
-    Finished stages are kept, and an interrupted one goes on from its latest checkpoint.
-    """
-    from training.launch import fit
-
-    with clear_failures():
-        train = config.resolve()
-        latents, run_dir = workspace.latents(config.latents), workspace.run(config.run)
-        result = fit(train, [latents], run_dir, resume=True, on_progress=observe_training(context))
-    return dg.MaterializeResult(
-        metadata={
-            **training_metadata(result),
-            "config": train.model_dump(mode="json"),
-            "dagster/uri": workspace.relative(run_dir),
-        }
+def _samples(recipe: str, group: str, config: TrainConfig, stage: str) -> dg.AssetsDefinition:
+    @_asset(
+        name=f"{stage}_samples",
+        key_prefix=recipe,
+        group_name=group,
+        deps=[dg.AssetKey([recipe, stage])],
+        kinds={"pytorch", "video"},
+        description=f"What the averaged weights of {stage} make of captions of the data set, and of a first frame.",
+        required_resource_keys=_resources(recipe),
     )
+    def samples(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        from data_engine.report import typical_clips
+
+        launched, workspace, ray = _given(context, recipe)
+        run = workspace.run(launched.run)
+        with clear_failures():
+            clips = typical_clips(workspace.finished_datasets(), NUM_PROMPTS)
+            arguments = {
+                "run": str(run),
+                "stage": stage,
+                "datasets": [str(path) for path in _latent_folders(launched, workspace)],
+                "prompts": [clip.main_text for clip, _ in clips],
+                "first_frame": _keep(run / "first_frame.jpg", clips[0][1]),
+            }
+            request = JobRequest("sample", arguments, place=str(run))
+            result = ray.work(context, workspace, request, log_progress(context))
+            shown = sample_metadata(result)
+        return dg.MaterializeResult(
+            metadata={**shown, "dagster/uri": workspace.relative(run / stage / "previews")}
+        )
+
+    return samples
 
 
-@_asset(deps=[training_run], kinds={"pytorch", "video"})
-def samples(
-    context: dg.AssetExecutionContext, config: SampleConfig, workspace: Workspace
-) -> dg.MaterializeResult[Any]:
-    """Two videos from the latest run: one from a prompt alone, one from a prompt and a first frame.
+def _resources(recipe: str) -> set[str]:
+    return {"workspace", "ray", training_key(recipe)}
 
-    The first frame is that of the kept clip with the median motion.
-    """
-    from data_engine.report import typical_clip
+
+def _given(
+    context: dg.AssetExecutionContext, recipe: str
+) -> tuple[Launched, Workspace, RayResource]:
+    """The resources of `_resources`; their names follow from the recipe, so they cannot be parameters."""
+    found = context.resources
+    return getattr(found, training_key(recipe)), found.workspace, found.ray
+
+
+def _latent_folders(launched: Launched, workspace: Workspace) -> list[Path]:
+    """Every folder of latents that is there; the plan of a stage says what it lacks."""
+    from training.encode import latent_folders
+
+    folders = latent_folders(launched.config, workspace.latents(launched.latents))
+    found = [folder for folder in folders if (folder / "latents.json").exists()]
+    if not found:
+        raise dg.Failure(f"there are no latents in {launched.latents}; materialise them first")
+    return found
+
+
+def _keep(path: Path, data: bytes) -> str:
     from data_engine.tables import write_atomically
-    from training.generate import generate
 
-    run_dir = latest_run_dir(context.instance, workspace)
-    folder, image = run_dir / "samples", run_dir / "first_frame.jpg"
-    with clear_failures():
-        clip, jpeg = typical_clip(workspace.finished_datasets())
-        with write_atomically(image) as file:
-            file.write(jpeg)
-        prompt, seed = config.prompt or clip.main_text, config.seed
-        context.log.info(f"prompt: {prompt}")
-        from_text = generate(run_dir, prompt, folder / "text_to_video.mp4", seed=seed)
-        out = folder / "image_to_video.mp4"
-        from_image = generate(run_dir, prompt, out, image_path=image, seed=seed)
-    shown = sample_metadata(from_text, from_image)
-    return dg.MaterializeResult(metadata={**shown, "dagster/uri": workspace.relative(folder)})
+    with write_atomically(path) as file:
+        file.write(data)
+    return str(path)
 
 
-def latest_run_dir(instance: dg.DagsterInstance, workspace: Workspace) -> Path:
-    """The folder of the run that was materialised last.
+def _describe(config: TrainConfig, stage: str, starts: Sequence[str]) -> str:
+    settings = config.stages[stage]
+    sizes = ", ".join(f"{h}x{w}" for h, w in config.data_of(stage).sizes)
+    origin = " and ".join(starts) or "fresh weights"
+    return (
+        f"{settings.task} on {settings.num_frames} frames of {sizes} px: {settings.num_steps} steps of "
+        f"{settings.batch_size} clips, from {origin}. Finished, it is kept; interrupted, it goes on from its latest "
+        "checkpoint."
+    )
 
-    Raises:
-        dg.Failure: none was.
-    """
-    event = instance.get_latest_materialization_event(dg.AssetKey("training_run"))
-    if event is None or event.asset_materialization is None:
-        raise dg.Failure("no training_run was materialised yet; materialise it first")
-    return workspace.home / str(event.asset_materialization.metadata["dagster/uri"].value)
+
+TRAINING = [recipe_assets(name) for name in TRAINED]

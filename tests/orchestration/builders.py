@@ -1,6 +1,6 @@
 """A film that passes the filters of the demo recipe, and one run of assets in this process."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ def materialize(
     instance: dg.DagsterInstance,
     *,
     ray: RayResource | None = None,
+    more_resources: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> dg.ExecuteInProcessResult:
     """One run; the options are those of `dagster.materialize`."""
@@ -47,6 +48,7 @@ def materialize(
         "workspace": Workspace(root=str(home)),
         "ray": ray or RayResource(),
         "engine": engine,
+        **(more_resources or {}),
     }
     return dg.materialize(assets, instance=instance, resources=resources, **options)
 
