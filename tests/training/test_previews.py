@@ -14,7 +14,9 @@ PREVIEWS = PreviewConfig(every_steps=2, prompts=("a square moves", "a circle"))
 
 
 def test_each_prompt_becomes_a_video_and_a_contact_sheet(dataset: Path, tmp_path: Path) -> None:
-    config = tiny_config(stages={"t2v": tiny_stage("t2v", num_steps=2, previews=PREVIEWS)})
+    config = tiny_config(
+        stages={"t2v": tiny_stage("t2v", num_steps=2, previews=PREVIEWS, sizes_px=((16, 32),))}
+    )
     prepare_run(config, [dataset], tmp_path)
     committed: list[tuple[str, int]] = []
     train_stage(
@@ -29,7 +31,9 @@ def test_each_prompt_becomes_a_video_and_a_contact_sheet(dataset: Path, tmp_path
     names = [f"step-000002-{place}{suffix}" for place in (0, 1) for suffix in (".png", ".mp4")]
     assert written == [str(folder / name) for name in names]
     with av.open(written[1]) as video:
-        assert len(list(video.decode(video=0))) == 4
+        frames = list(video.decode(video=0))
+    # Of the stage, not of the run; small frames are enlarged by a whole factor.
+    assert (len(frames), frames[0].width / frames[0].height) == (4, 2.0)
     with Image.open(written[0]) as one, Image.open(written[2]) as other:
         assert one.tobytes() != other.tobytes()
 

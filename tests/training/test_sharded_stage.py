@@ -144,3 +144,19 @@ def test_a_sharded_stage_resumes_bit_for_bit_and_on_another_number_of_workers(
     stop_after_first_checkpoint(one_process[1])
     assert train_on(two, dataset, one_process[1]) == pytest.approx(losses, abs=1e-6)
     assert_near(tensors_of(one_process[1], two), whole)
+
+
+def test_bfloat16_copies_of_float32_parts_train_like_autocast(
+    dataset: Path, tmp_path: Path
+) -> None:
+    """Gathered as bfloat16, added up and kept as float32."""
+    copies, parts = tmp_path / "copies", tmp_path / "parts"
+    expected = train_on(config_of(precision="bfloat16"), dataset, copies)
+    config = config_of(2, sharding="full", precision="bfloat16")
+    losses = train_on(config, dataset, parts)
+    assert losses == pytest.approx(expected, rel=2e-2)
+    tensors = tensors_of(parts, config)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    # A weight kept in bfloat16 would lose its small steps: its last 16 bits would be zero.
+    weight = tensors["weights/blocks.0.feed_forward.hidden.weight"]
+    assert not weight.equal(weight.bfloat16().float())

@@ -15,6 +15,7 @@ from training.run_directory import RunDirectory
 from training.step_lines import read_steps
 from training.streaming.buckets import is_held_out, plan_stage
 from training.streaming.index import SampleIndex
+from training.validation import plan_validation
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,13 @@ def test_sharded_weights_give_the_same_loss(dataset: Path, tmp_path: Path) -> No
     for found, expected in zip(lines_of(two)[0], lines_of(one)[0], strict=True):
         assert found["loss"] == pytest.approx(expected["loss"], abs=1e-6)
     assert lines_of(two)[1] == pytest.approx(lines_of(one)[1], abs=1e-6)
+
+
+def test_held_out_clips_have_the_size_of_their_stage(dataset: Path) -> None:
+    stage = config_of().stages["stiv"].model_copy(update={"sizes_px": ((16, 16),)})
+    config = tiny_config(stages={"stiv": stage})
+    plan = plan_validation(SampleIndex.open([dataset]), config, "stiv")
+    assert [(b.bucket.height_px, b.bucket.width_px) for b in plan.buckets] == [(16, 16)]
 
 
 def test_too_few_held_out_clips_are_told_before_training(dataset: Path, tmp_path: Path) -> None:
