@@ -4,7 +4,8 @@ TrainingError
 |-- DataError           the shards are missing, broken or hold no usable clip
 |-- CheckpointError     a checkpoint is missing, damaged or of another version
 |-- TrainError          a run cannot start or go on
-`-- GenerateError       a video cannot be made from this run
+|-- GenerateError       a video cannot be made from this run
+`-- EvaluationError     videos cannot be judged: too few, unreadable, or without the data or model asked for
 """
 
 
@@ -26,3 +27,7 @@ class TrainError(TrainingError):
 
 class GenerateError(TrainingError):
     """A video cannot be made: no finished run, unreadable image, unsuitable stage."""
+
+
+class EvaluationError(TrainingError):
+    """Videos cannot be judged: too few, unreadable, or the data or model asked for is not there."""
