@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from orchestration.cli_evaluate import register as register_evaluation
 from orchestration.errors import USER_ERRORS
 from orchestration.progress import progress_reporter
 from orchestration.ray_session import LOCAL, ray_session
@@ -21,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
 )
 console = Console(soft_wrap=True)
+register_evaluation(app)
 
 _DATASET_HELP = "Folder of the data set."
 _RUN_HELP = "Folder of the training run."

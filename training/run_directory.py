@@ -148,6 +148,14 @@ class RunDirectory:
             raise TrainError(f"{self.path} holds no run: {self.config} does not exist; train first")
         return TrainConfig.model_validate(self._read()["train"])
 
+    def fingerprint(self) -> str:
+        """Of the shards that the run was trained on.
+
+        Raises:
+            TrainError: the config is unreadable or of another version.
+        """
+        return self._read()["shards"]
+
     def _read(self) -> dict[str, Any]:
         try:
             content = json.loads(self.config.read_bytes())

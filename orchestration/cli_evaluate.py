@@ -1,0 +1,87 @@
+"""The commands that judge a run: registered on the app of `orchestration.cli`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from orchestration.progress import progress_reporter
+
+console = Console(soft_wrap=True)
+
+FeaturesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--features",
+        metavar="embedded|videomae:ID_OR_FOLDER|i3d:FILE|inception:FILE",
+        help="Networks of the Frechet distances; repeatable. Only published ones give FVD and FID.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to an app."""
+    app.command()(evaluate)
+
+
+def evaluate(
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="Clips that the run was not trained on.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the videos and the result.")],
+    run: Annotated[Path | None, typer.Option("--run", help="Folder of the training run.")] = None,
+    videos: Annotated[
+        Path | None, typer.Option("--videos", help="Or: a folder of videos CLIP_ID.mp4.")
+    ] = None,
+    task: Annotated[
+        Literal["t2v", "ti2v"], typer.Option("--task", help="ti2v gives the first frame.")
+    ] = "t2v",
+    num_samples: Annotated[int, typer.Option("--num-samples", min=1)] = 64,
+    features: FeaturesOption = None,
+    clip_model: Annotated[
+        str | None,
+        typer.Option(
+            "--clip",
+            metavar="MODEL/WEIGHTS",
+            help="open_clip model and tag or file; default: ConSE.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option("--guidance-scale")] = None,
+    num_frames: Annotated[int | None, typer.Option("--num-frames", min=2)] = None,
+    stride: Annotated[int | None, typer.Option("--stride", min=1)] = None,
+    height: Annotated[int | None, typer.Option("--height", min=16)] = None,
+    width: Annotated[int | None, typer.Option("--width", min=16)] = None,
+) -> None:
+    """Judge the videos of a run against real clips: result.json, result.md and a contact sheet."""
+    from orchestration.judges import open_judges
+    from training.evaluation.clips import Format
+    from training.evaluation.evaluate import EvaluationPlan, evaluate_run, evaluate_videos
+    from training.evaluation.generation import Sampling
+    from training.evaluation.results import markdown
+
+    if (run is None) == (videos is None):
+        raise typer.BadParameter("give either --run or --videos")
+    given = (num_frames, stride, height, width)
+    if any(given) and not all(given):
+        raise typer.BadParameter("--num-frames, --stride, --height and --width go together")
+    wanted = None
+    if num_frames and stride and height and width:
+        wanted = Format(num_frames=num_frames, stride=stride, height_px=height, width_px=width)
+    sampling = Sampling(seed=seed, num_sampling_steps=steps, guidance_scale=guidance_scale)
+    plan = EvaluationPlan(task=task, num_samples=num_samples, sampling=sampling, format=wanted)
+    judges = open_judges(features or ["embedded"], clip_model)
+    if videos is not None:
+        result = evaluate_videos(videos, dataset, out, plan, judges)
+    else:
+        assert run is not None
+        with progress_reporter(console) as reporter:
+
+            def show(done: int, total: int) -> None:
+                reporter.update("evaluate", done, total, "videos")
+
+            result = evaluate_run(run, dataset, out, plan, judges, show)
+    console.print(markdown(result), highlight=False, markup=False)
+    console.print(f"result: {out}", highlight=False, markup=False)

@@ -1,0 +1,95 @@
+"""Whole evaluations on clips of known content; the backend is a real, if plain, feature of the pixels."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.training.builders import tiny_config, tiny_stage
+from training.errors import EvaluationError
+from training.evaluation.clips import Format, choose_clips, read_clip
+from training.evaluation.evaluate import EvaluationPlan, Judges, evaluate_run, evaluate_videos
+from training.evaluation.features import PooledFrameFeatures
+from training.evaluation.results import read_result
+from training.loop import prepare_run, train_stage
+from training.streaming.index import SampleIndex
+from training.streaming.storage import RangeReader
+from training.video_file import enlarge, write_video
+
+FORMAT = Format(num_frames=4, stride=2, height_px=32, width_px=48)
+
+
+def colours(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    return np.stack([image.mean(axis=(0, 1)) for image in images]).astype(np.float32)
+
+
+JUDGES = Judges(features=(PooledFrameFeatures(colours, "mean colour"),))
+
+
+@pytest.fixture
+def copies(dataset: Path, tmp_path: Path) -> Path:
+    """The real clips themselves, as the videos of a perfect model."""
+    clips = choose_clips(SampleIndex.open([dataset]), 4, FORMAT, 0)
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    for clip in clips:
+        # Enlarged as `stiv generate` does: at this size a video would halve the resolution of colour.
+        frames = enlarge(read_clip(RangeReader(), clip, FORMAT))
+        write_video(frames, folder / f"{clip.clip_id}.mp4", 12.0)
+    return folder
+
+
+def test_copies_of_the_clips_are_nearly_perfect_and_black_videos_are_not(
+    dataset: Path, copies: Path, tmp_path: Path
+) -> None:
+    plan = EvaluationPlan(task="ti2v", num_samples=4, format=FORMAT)
+    near = evaluate_videos(copies, str(dataset), tmp_path / "near", plan, JUDGES)
+    for path in copies.glob("*.mp4"):
+        write_video(np.zeros((4, 32, 48, 3), np.uint8), path, 12.0)
+    far = evaluate_videos(copies, str(dataset), tmp_path / "far", plan, JUDGES)
+    good = {metric.name: metric.value for metric in near.metrics}
+    bad = {metric.name: metric.value for metric in far.metrics}
+    assert set(good) == {"embedded_frechet_video", "psnr_db", "ssim"}
+    assert good["embedded_frechet_video"] < 20 < 1000 < bad["embedded_frechet_video"]
+    # 27.6 dB: what H.264 and the resizing to and fro leave of blocks of random colour.
+    assert good["psnr_db"] > 25 > 15 > bad["psnr_db"]
+    assert good["ssim"] > 0.9 > 0.5 > bad["ssim"]
+    # What numbers need in order to be compared is in the file, and comes back as it was.
+    content = json.loads((tmp_path / "near" / "result.json").read_text())
+    assert (content["fps"], content["num_frames"], content["num_samples"]) == (12.0, 4, 4)
+    assert content["metrics"][0]["backend"] == "mean colour, mean and deviation over time"
+    assert read_result(tmp_path / "near") == near
+    assert "| psnr_db |" in (tmp_path / "near" / "result.md").read_text()
+    assert (tmp_path / "near" / "contact_sheet.png").stat().st_size > 0
+
+
+def test_what_is_missing_is_named(dataset: Path, copies: Path, tmp_path: Path) -> None:
+    plan = EvaluationPlan(num_samples=4, format=FORMAT)
+    next(iter(copies.glob("*.mp4"))).unlink()
+    with pytest.raises(EvaluationError, match=r"CLIP_ID\.mp4"):
+        evaluate_videos(copies, str(dataset), tmp_path, plan, JUDGES)
+    too_many = EvaluationPlan(num_samples=5, format=FORMAT)
+    with pytest.raises(EvaluationError, match="4 of 6 clips"):
+        evaluate_videos(copies, str(dataset), tmp_path, too_many, JUDGES)
+    with pytest.raises(EvaluationError, match="no readable result"):
+        read_result(tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+def test_a_run_is_judged_and_made_videos_are_left(dataset: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    config = tiny_config(stages={"stiv": tiny_stage("stiv", num_steps=2)})
+    prepare_run(config, [dataset], run)
+    train_stage(config, "stiv", [dataset], run)
+    plan = EvaluationPlan(task="ti2v", num_samples=3)
+    first = evaluate_run(run, str(dataset), out, plan, JUDGES)
+    videos = sorted((out / "videos").glob("*.mp4"))
+    times = [video.stat().st_mtime_ns for video in videos]
+    assert len(videos) == 3
+    assert first.was_trained_on
+    assert (first.num_frames, first.sampling_stride, first.fps) == (4, 2, 12.0)
+    assert evaluate_run(run, str(dataset), out, plan, JUDGES) == first
+    assert [video.stat().st_mtime_ns for video in videos] == times

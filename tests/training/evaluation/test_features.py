@@ -1,0 +1,111 @@
+"""The published networks, at random weights on disk: what is read, at which size, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import inception_v3
+from transformers import VideoMAEConfig, VideoMAEImageProcessor, VideoMAEModel
+
+from training.errors import EvaluationError
+from training.evaluation.features import (
+    I3DFeatures,
+    InceptionFeatures,
+    PooledFrameFeatures,
+    VideoMAEFeatures,
+    open_features,
+)
+
+
+def video(num_frames: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (num_frames, 20, 24, 3), dtype=np.uint8)
+
+
+class I3DLike(nn.Module):
+    """The calling convention of the shared TorchScript file; the features are the range of its input."""
+
+    def forward(self, x: Tensor, rescale: bool, resize: bool, return_features: bool) -> Tensor:
+        assert (rescale, resize, return_features) == (False, False, True)
+        assert (x.shape[1], x.shape[3], x.shape[4]) == (3, 224, 224)
+        return torch.stack([x.amin(), x.amax(), torch.tensor(float(x.shape[2]))])[None]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_i3d_is_given_224_px_from_minus_one_to_one(tmp_path: Path) -> None:
+    path = tmp_path / "i3d.pt"
+    torch.jit.script(I3DLike()).save(str(path))
+    features = I3DFeatures(path)
+    white = np.full((12, 20, 24, 3), 255, np.uint8)
+    white[0] = 0
+    assert features.features([white]) == pytest.approx(np.array([[-1.0, 1.0, 12.0]]))
+    assert features.metric == "fvd_i3d"
+    with pytest.raises(EvaluationError, match="at least 10"):
+        features.features([video(4, 0)])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_a_file_that_is_no_torchscript_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "i3d.pt"
+    path.write_bytes(b"not a network")
+    with pytest.raises(EvaluationError, match="no TorchScript"):
+        I3DFeatures(path)
+
+
+def test_videomae_takes_its_number_of_frames_from_any_clip(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = VideoMAEConfig(
+        image_size=32, patch_size=16, num_frames=4, hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=16,
+    )  # fmt: skip
+    model = VideoMAEModel(config)
+    model.save_pretrained(tmp_path)
+    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    VideoMAEImageProcessor(**sizes).save_pretrained(tmp_path)
+    features = open_features(f"videomae:{tmp_path}")
+    assert isinstance(features, VideoMAEFeatures)
+    rows = features.features([video(4, 0), video(9, 1)])
+    processor = VideoMAEImageProcessor.from_pretrained(tmp_path)
+    pixels = processor(list(video(4, 0)), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = model.eval()(pixels).last_hidden_state.mean(1)[0].numpy()
+    assert rows.shape == (2, 16)
+    assert rows[0] == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(EvaluationError, match="neither a folder"):
+        VideoMAEFeatures(str(tmp_path / "nowhere"))
+
+
+def test_inception_gives_pooled_features_and_their_probabilities(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = inception_v3(weights=None, init_weights=False).eval()
+    path = tmp_path / "inception.pth"
+    torch.save(network.state_dict(), path)
+    features = InceptionFeatures(path)
+    frames = video(2, 0)
+    rows = features.features([frames])
+    assert rows.shape == (2, 2048)
+    expected = torch.from_numpy(rows) @ network.fc.weight.T + network.fc.bias
+    assert features.probabilities(rows) == pytest.approx(expected.softmax(1).detach().numpy())
+    other = tmp_path / "other.pth"
+    torch.save({"a": torch.zeros(1)}, other)
+    with pytest.raises(EvaluationError, match="does not hold the weights"):
+        InceptionFeatures(other)
+
+
+def test_weights_that_would_run_code_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pth"
+    torch.save({"a": Path("code")}, path)
+    with pytest.raises(EvaluationError, match="does not hold"):
+        InceptionFeatures(path)
+
+
+def test_a_still_video_differs_from_one_that_moves() -> None:
+    def of_frames(images: list[np.ndarray]) -> np.ndarray:
+        return np.stack([image.mean(axis=(0, 1)) for image in images]).astype(np.float32)
+
+    moving = np.stack([np.full((4, 4, 3), value, np.uint8) for value in (0, 200)])
+    still = np.full((2, 4, 4, 3), 100, np.uint8)
+    rows = PooledFrameFeatures(of_frames, "mean colour").features([moving, still])
+    assert rows.tolist() == [[100] * 3 + [100] * 3, [100] * 3 + [0] * 3]

@@ -1,0 +1,301 @@
+"""Videos of a run, or of a folder, against real clips: the metrics, a table and a contact sheet."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.errors import EvaluationError
+from training.evaluation.clips import Format, choose_clips, read_clip, read_video
+from training.evaluation.features import InceptionFeatures, VideoFeatures
+from training.evaluation.generation import Sampling, first_frame_file, make_video
+from training.evaluation.metrics import (
+    frechet_distance,
+    inception_score,
+    paired_cosine,
+    psnr_db,
+    ssim,
+)
+from training.evaluation.results import EvaluationResult, Metric, write_result
+from training.generate import GenerateResult
+from training.run_directory import RunDirectory
+from training.streaming.decode import FramesFHWC
+from training.streaming.index import Clip, SampleIndex
+from training.streaming.storage import RangeReader
+from training.video_file import write_contact_sheet
+
+VIDEOS_FOLDER = "videos"
+SHEET_NAME = "contact_sheet.png"
+MAX_SHEET_VIDEOS = 4
+MAX_PSNR_DB = 100.0
+"""For equal frames, whose ratio is infinite and has no place in a mean."""
+IS_SPLITS = 10
+MIN_FID_SAMPLES = 2
+
+Task = Literal["t2v", "ti2v"]
+OnVideo = Callable[[int, int], None]
+
+
+class TextSimilarity(Protocol):
+    """Pictures and texts in one space; `score_name` says which metric their cosine is."""
+
+    @property
+    def backend(self) -> str: ...
+    @property
+    def score_name(self) -> str: ...
+    def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]: ...
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judges:
+    """The networks that look at the videos."""
+
+    features: tuple[VideoFeatures, ...]
+    similarity: TextSimilarity | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+    """What is compared with what. `format` None takes that of the run."""
+
+    suite: str = "clips"
+    task: Task = "t2v"
+    num_samples: int = 64
+    sampling: Sampling = field(default_factory=Sampling)
+    format: Format | None = None
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A made video and the real clip of the same caption."""
+
+    made: FramesFHWC
+    real: FramesFHWC
+    caption: str
+
+
+def evaluate_run(
+    run_dir: Path,
+    dataset: str,
+    out: Path,
+    plan: EvaluationPlan,
+    judges: Judges,
+    on_video: OnVideo = lambda _done, _total: None,
+) -> EvaluationResult:
+    """Make a video for each of `plan.num_samples` clips and judge them. Videos made already are left.
+
+    Raises:
+        EvaluationError: too few clips, or videos that a metric cannot use.
+        GenerateError: the run cannot make the videos.
+        DataError: the data set is broken.
+    """
+    run = RunDirectory(run_dir)
+    wanted = plan.format or _format_of(run)
+    index = SampleIndex.open([dataset])
+    clips = choose_clips(index, plan.num_samples, wanted, plan.sampling.seed)
+    reader, pairs = RangeReader(), list[_Pair]()
+    made: GenerateResult | None = None
+    for done, clip in enumerate(clips, start=1):
+        real = read_clip(reader, clip, wanted)
+        image = None
+        if plan.task == "ti2v":
+            image = first_frame_file(real, out / "images" / f"{clip.clip_id}.png")
+        video = out / VIDEOS_FOLDER / f"{clip.clip_id}.mp4"
+        made = make_video(run_dir, clip.caption, video, plan.sampling, image)
+        pairs.append(_Pair(read_video(video, wanted), real, clip.caption))
+        on_video(done, len(clips))
+    assert made is not None  # choose_clips gives at least one
+    metrics, skipped = _judge(pairs, judges, paired=plan.task == "ti2v")
+    result = EvaluationResult(
+        suite=f"{plan.suite} {plan.task}",
+        source=run_dir.resolve().name,
+        weights_sha256=made.weights_sha256,
+        dataset_fingerprint=index.fingerprint,
+        was_trained_on=run.fingerprint() == index.fingerprint,
+        num_samples=len(pairs),
+        num_frames=wanted.num_frames,
+        sampling_stride=wanted.stride,
+        fps=made.fps,
+        height_px=wanted.height_px,
+        width_px=wanted.width_px,
+        seed=plan.sampling.seed,
+        num_sampling_steps=made.num_sampling_steps,
+        guidance=f"{made.guidance_scheme} {made.guidance_scale:g}",
+        metrics=metrics,
+        skipped=skipped,
+    )
+    _write(result, pairs, out)
+    return result
+
+
+def evaluate_videos(
+    videos: Path, dataset: str, out: Path, plan: EvaluationPlan, judges: Judges
+) -> EvaluationResult:
+    """Judge the videos CLIP_ID.mp4 of a folder, from whatever model, against the same clips.
+
+    Raises:
+        EvaluationError: no format is given, a video is missing, or a metric cannot use them.
+        DataError: the data set is broken.
+    """
+    if plan.format is None:
+        raise EvaluationError(
+            "a folder of videos needs --num-frames, --stride, --height and --width"
+        )
+    wanted = plan.format
+    index = SampleIndex.open([dataset])
+    clips = choose_clips(index, plan.num_samples, wanted, plan.sampling.seed)
+    reader = RangeReader()
+    pairs = [_given_pair(videos, clip, reader, wanted) for clip in clips]
+    metrics, skipped = _judge(pairs, judges, paired=plan.task == "ti2v")
+    result = EvaluationResult(
+        suite=f"{plan.suite} {plan.task}",
+        source=videos.resolve().name,
+        weights_sha256=None,
+        dataset_fingerprint=index.fingerprint,
+        was_trained_on=None,
+        num_samples=len(pairs),
+        num_frames=wanted.num_frames,
+        sampling_stride=wanted.stride,
+        fps=float(np.median([clip.fps for clip in clips])) / wanted.stride,
+        height_px=wanted.height_px,
+        width_px=wanted.width_px,
+        seed=plan.sampling.seed,
+        num_sampling_steps=None,
+        guidance=None,
+        metrics=metrics,
+        skipped=skipped,
+    )
+    _write(result, pairs, out)
+    return result
+
+
+def _given_pair(videos: Path, clip: Clip, reader: RangeReader, wanted: Format) -> _Pair:
+    made = read_video(videos / f"{clip.clip_id}.mp4", wanted)
+    return _Pair(made, read_clip(reader, clip, wanted), clip.caption)
+
+
+def _format_of(run: RunDirectory) -> Format:
+    config = run.load_config()
+    finished = [run.stage(name).result() for name in config.stages]
+    videos = [result.stage for result in finished if result and result.task != "t2i"]
+    if not videos:
+        raise EvaluationError(f"{run.path} has no finished video stage; resume the run first")
+    return Format(
+        num_frames=config.stages[videos[-1]].num_frames,
+        stride=config.data.sampling_stride,
+        height_px=config.data.height_px,
+        width_px=config.data.width_px,
+    )
+
+
+def _judge(
+    pairs: Sequence[_Pair], judges: Judges, *, paired: bool
+) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
+    metrics: list[Metric] = []
+    skipped: list[str] = []
+    for features in judges.features:
+        metrics += _distribution(pairs, features, skipped)
+    if judges.similarity is not None:
+        metrics.append(_similarity(pairs, judges.similarity))
+    if paired:
+        metrics += _fidelity(pairs)
+    else:
+        skipped.append("PSNR and SSIM: without a given image no video is meant to equal its clip")
+    return tuple(metrics), tuple(skipped)
+
+
+def _distribution(
+    pairs: Sequence[_Pair], features: VideoFeatures, skipped: list[str]
+) -> list[Metric]:
+    if len(pairs) < MIN_FID_SAMPLES:
+        skipped.append(f"{features.metric}: needs at least {MIN_FID_SAMPLES} videos")
+        return []
+    made = features.features([pair.made for pair in pairs])
+    real = features.features([pair.real for pair in pairs])
+    metrics = [
+        Metric(
+            name=features.metric,
+            value=frechet_distance(made, real),
+            backend=features.backend,
+            num_samples=len(made),
+            num_references=len(real),
+            better="lower",
+        )
+    ]
+    if isinstance(features, InceptionFeatures):
+        splits = min(IS_SPLITS, len(made))
+        score, _ = inception_score(features.probabilities(made), splits)
+        metrics.append(
+            Metric(
+                name="inception_score_torchvision",
+                value=score,
+                backend=f"{features.backend}, {splits} splits",
+                num_samples=len(made),
+                num_references=None,
+                better="higher",
+            )
+        )
+    return metrics
+
+
+def _similarity(pairs: Sequence[_Pair], similarity: TextSimilarity) -> Metric:
+    texts = similarity.embed_texts([pair.caption for pair in pairs])
+    cosines = [
+        paired_cosine(
+            images := similarity.embed_images(list(p.made)), np.tile(text, (len(images), 1))
+        )
+        for p, text in zip(pairs, texts, strict=True)
+    ]
+    return Metric(
+        name=similarity.score_name,
+        value=float(np.mean([c.mean() for c in cosines])),
+        backend=f"{similarity.backend}, mean over frames, then videos",
+        num_samples=len(pairs),
+        num_references=None,
+        better="higher",
+    )
+
+
+def _fidelity(pairs: Sequence[_Pair]) -> list[Metric]:
+    """Of the frames after the given one: the first would show the autoencoder only."""
+    made = np.concatenate([pair.made[1:] for pair in pairs])
+    real = np.concatenate([pair.real[1:] for pair in pairs])
+    if not len(made):
+        raise EvaluationError("videos of one frame have none after the given one to compare")
+    found = {
+        "psnr_db": (
+            np.minimum(psnr_db(made, real), MAX_PSNR_DB),
+            "of the mp4 files, mean over frames",
+        ),
+        "ssim": (
+            ssim(made, real),
+            "scikit-image, Gaussian window, of the mp4 files, mean over frames",
+        ),
+    }
+    return [
+        Metric(
+            name=name,
+            value=float(values.mean()),
+            backend=backend,
+            num_samples=len(made),
+            num_references=len(real),
+            better="higher",
+        )
+        for name, (values, backend) in found.items()
+    ]
+
+
+def _write(result: EvaluationResult, pairs: Sequence[_Pair], out: Path) -> None:
+    write_result(result, out)
+    # A row of made frames above the row of the real ones, four of each.
+    rows = [_four_frames(frames) for p in pairs[:MAX_SHEET_VIDEOS] for frames in (p.made, p.real)]
+    write_contact_sheet(np.concatenate(rows), out / SHEET_NAME)
+
+
+def _four_frames(frames: FramesFHWC) -> FramesFHWC:
+    at = np.linspace(0, len(frames) - 1, 4).round().astype(int)
+    return frames[at]

@@ -1,0 +1,53 @@
+"""The one place where evaluation asks for a video; what was made already with the same settings is left."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from training.generate import GenerateResult, generate
+from training.randomness import derive_seed
+from training.streaming.decode import FramesFHWC
+from training.streaming.storage import write_whole
+
+SEED_BITS = 31
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How videos are made; None leaves the setting of the recipe."""
+
+    seed: int = 0
+    num_sampling_steps: int | None = None
+    guidance_scale: float | None = None
+
+
+def make_video(
+    run: Path, prompt: str, out: Path, sampling: Sampling, image: Path | None = None
+) -> GenerateResult:
+    """Sample one video, with a noise of its own that follows from the seed and the name of the file.
+
+    Raises:
+        GenerateError: the run cannot make it.
+    """
+    seed = derive_seed(sampling.seed, out.name) % 2**SEED_BITS
+    return generate(
+        run,
+        prompt,
+        out,
+        image_path=image,
+        seed=seed,
+        num_sampling_steps=sampling.num_sampling_steps,
+        guidance_scale=sampling.guidance_scale,
+        reuse=True,
+    )
+
+
+def first_frame_file(frames: FramesFHWC, path: Path) -> Path:
+    """The first frame as a PNG, which is what image conditioning takes."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(frames[0])).save(buffer, format="PNG")
+    write_whole(path, buffer.getvalue())
+    return path

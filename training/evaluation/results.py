@@ -1,0 +1,114 @@
+"""What an evaluation found, with all that a number needs to be compared with another."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from training.errors import EvaluationError
+from training.streaming.storage import write_whole
+
+RESULT_NAME = "result.json"
+TABLE_NAME = "result.md"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """One number. `backend` names the features or the code, and its version or the hash of its weights."""
+
+    name: str
+    value: float
+    backend: str
+    num_samples: int
+    """Videos, or frames for a metric of single frames."""
+    num_references: int | None
+    """Real videos or frames compared with; None where there are none."""
+    better: str
+    """`lower` or `higher`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationResult:
+    """Numbers of two results compare only where all but `metrics` and `source` is the same."""
+
+    suite: str
+    source: str
+    """Of the videos: the name of a run, or of a folder."""
+    weights_sha256: str | None
+    """None for a folder of videos."""
+    dataset_fingerprint: str
+    was_trained_on: bool | None
+    """Whether the run was trained on these very shards; None for a folder of videos. False does not say that
+    the clips are new to it: latents or another selection of the same clips are other shards."""
+    num_samples: int
+    num_frames: int
+    sampling_stride: int
+    fps: float
+    height_px: int
+    width_px: int
+    seed: int
+    num_sampling_steps: int | None
+    guidance: str | None
+    metrics: tuple[Metric, ...]
+    skipped: tuple[str, ...]
+    """Metrics that were not computed, each with the reason."""
+
+
+def write_result(result: EvaluationResult, folder: Path) -> None:
+    """RESULT_NAME for programs, TABLE_NAME for people."""
+    content = {"format_version": FORMAT_VERSION, **asdict(result)}
+    text = json.dumps(content, indent=2, allow_nan=False)
+    write_whole(folder / RESULT_NAME, f"{text}\n".encode())
+    write_whole(folder / TABLE_NAME, markdown(result).encode())
+
+
+def read_result(folder: Path) -> EvaluationResult:
+    """The result that lies in a folder.
+
+    Raises:
+        EvaluationError: there is none, or it is unreadable or of another version.
+    """
+    path = folder / RESULT_NAME
+    try:
+        content = json.loads(path.read_bytes())
+        if content.pop("format_version") != FORMAT_VERSION:
+            raise EvaluationError(f"{path} is of another version; evaluate again")
+        metrics = tuple(Metric(**metric) for metric in content.pop("metrics"))
+        skipped = tuple(content.pop("skipped"))
+        return EvaluationResult(**content, metrics=metrics, skipped=skipped)
+    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise EvaluationError(
+            f"{path} holds no readable result ({error}); evaluate again"
+        ) from error
+
+
+def markdown(result: EvaluationResult) -> str:
+    """A table of the metrics, and under it what they were computed on."""
+    relation = {
+        True: "**the run was trained on them**",
+        False: "not the shards that the run was trained on",
+        None: "not known if they were trained on",
+    }
+    lines = [
+        f"# {result.suite}: {result.source}",
+        "",
+        "| Metric | Value | Better | Samples | References | Backend |",
+        "|---|---|---|---|---|---|",
+    ]
+    for metric in result.metrics:
+        references = "-" if metric.num_references is None else metric.num_references
+        lines.append(
+            f"| {metric.name} | {metric.value:.4f} | {metric.better} | {metric.num_samples} | "
+            f"{references} | {metric.backend} |"
+        )
+    sampling = "given videos"
+    if result.num_sampling_steps is not None:
+        sampling = f"{result.num_sampling_steps} sampling steps, {result.guidance} guidance, seed {result.seed}"
+    lines += [
+        "",
+        f"{result.num_samples} videos of {result.num_frames} frames at stride {result.sampling_stride}, "
+        f"{result.fps:g} fps, {result.width_px}x{result.height_px} px; {sampling}.",
+        f"Clips {result.dataset_fingerprint}: {relation[result.was_trained_on]}.",
+    ]
+    lines += [f"- not computed: {reason}" for reason in result.skipped]
+    return "\n".join(lines) + "\n"
