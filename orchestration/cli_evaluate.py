@@ -1,12 +1,16 @@
 """The commands that judge a run: registered on the app of `orchestration.cli`."""
 
+import shlex
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from orchestration.progress import progress_reporter
+
+if TYPE_CHECKING:
+    from training.evaluation.generation import Sampling
 
 console = Console(soft_wrap=True)
 
@@ -26,11 +30,23 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    dataset: Annotated[
-        str, typer.Option("--dataset", help="Clips that the run was not trained on.")
-    ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the videos and the result.")],
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Clips that the run was not trained on.")
+    ] = None,
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the training run.")] = None,
+    suite: Annotated[
+        Literal["clips", "vbench"],
+        typer.Option("--suite", help="Clips of a data set, or the prompts of VBench."),
+    ] = "clips",
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", help="VBench_full_info.json; default: of the package vbench."),
+    ] = None,
+    dimensions: Annotated[
+        list[str] | None,
+        typer.Option("--dimension", help="Of VBench: only the prompts of these; repeatable."),
+    ] = None,
     videos: Annotated[
         Path | None, typer.Option("--videos", help="Or: a folder of videos CLIP_ID.mp4.")
     ] = None,
@@ -62,15 +78,20 @@ def evaluate(
     from training.evaluation.generation import Sampling
     from training.evaluation.results import markdown
 
-    if (run is None) == (videos is None):
-        raise typer.BadParameter("give either --run or --videos")
+    sampling = Sampling(seed=seed, num_sampling_steps=steps, guidance_scale=guidance_scale)
+    if suite == "vbench":
+        if run is None:
+            raise typer.BadParameter("--suite vbench needs --run")
+        _evaluate_vbench(run, out, prompts, dimensions or [], sampling)
+        return
+    if dataset is None or (run is None) == (videos is None):
+        raise typer.BadParameter("--dataset is needed, and either --run or --videos")
     given = (num_frames, stride, height, width)
     if any(given) and not all(given):
         raise typer.BadParameter("--num-frames, --stride, --height and --width go together")
     wanted = None
     if num_frames and stride and height and width:
         wanted = Format(num_frames=num_frames, stride=stride, height_px=height, width_px=width)
-    sampling = Sampling(seed=seed, num_sampling_steps=steps, guidance_scale=guidance_scale)
     plan = EvaluationPlan(task=task, num_samples=num_samples, sampling=sampling, format=wanted)
     judges = open_judges(features or ["embedded"], clip_model)
     if videos is not None:
@@ -85,3 +106,46 @@ def evaluate(
             result = evaluate_run(run, dataset, out, plan, judges, show)
     console.print(markdown(result), highlight=False, markup=False)
     console.print(f"result: {out}", highlight=False, markup=False)
+
+
+def _evaluate_vbench(
+    run: Path, out: Path, prompts: Path | None, dimensions: list[str], sampling: "Sampling"
+) -> None:
+    """Make the videos under the names that VBench expects; with its results there, print the scores."""
+    from training.evaluation.vbench_scores import DIMENSIONS, vbench_scores
+    from training.evaluation.vbench_suite import (
+        make_suite,
+        prompt_list,
+        read_dimensions,
+        read_prompts,
+        videos_of,
+    )
+
+    prompts = prompt_list(prompts)
+    videos = videos_of(read_prompts(prompts, dimensions))
+    with progress_reporter(console) as reporter:
+
+        def show(done: int, total: int) -> None:
+            reporter.update("vbench", done, total, "videos")
+
+        make_suite(run, videos, out / "videos", sampling, show)
+    found = read_dimensions(out / "vbench")
+    missing = [name for name in DIMENSIONS if name not in found]
+    if missing:
+        words = ["--videos_path", out / "videos", "--output_path", out / "vbench"]
+        words += ["--full_json_dir", prompts, "--dimension", missing[0]]
+        console.print(
+            f"the videos are made; dimensions still to be judged: {', '.join(missing)}\n"
+            "for each of them, where the package vbench and a GPU are:\n"
+            f"vbench evaluate {shlex.join(map(str, words))}\n"
+            "then run this command again for the scores",
+            highlight=False,
+            markup=False,
+        )
+        return
+    scores = vbench_scores(found)
+    console.print(
+        f"quality {100 * scores.quality:.1f}, semantic {100 * scores.semantic:.1f}, "
+        f"total {100 * scores.total:.1f}",
+        highlight=False,
+    )

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,10 +6,12 @@ from typer.testing import CliRunner
 
 from orchestration.cli import app
 from orchestration.judges import open_judges
-from tests.training.builders import write_dataset
+from tests.training.builders import tiny_config, tiny_stage, write_dataset
 from training.errors import EvaluationError
 from training.evaluation.clips import Format, choose_clips, read_clip
 from training.evaluation.results import read_result
+from training.evaluation.vbench_scores import DIMENSIONS, QUALITY
+from training.loop import prepare_run, train_stage
 from training.streaming.index import SampleIndex
 from training.streaming.storage import RangeReader
 from training.video_file import enlarge, write_video
@@ -38,3 +41,32 @@ def test_unknown_features_are_refused() -> None:
         open_judges(["fvd"], None)
     with pytest.raises(EvaluationError, match="MODEL/WEIGHTS"):
         open_judges(["embedded"], "ViT-L-14")
+
+
+@pytest.mark.slow
+def test_the_videos_of_vbench_and_then_its_scores(tmp_path: Path) -> None:
+    dataset, run, out = (
+        write_dataset(tmp_path / "squares", [12, 12]),
+        tmp_path / "run",
+        tmp_path / "out",
+    )
+    config = tiny_config(stages={"t2v": tiny_stage("t2v", num_steps=2)})
+    prepare_run(config, [dataset], run)
+    train_stage(config, "t2v", [dataset], run)
+    prompts = tmp_path / "list.json"
+    prompts.write_text(json.dumps([{"prompt_en": "a red cup", "dimension": ["color"]}]))
+    words = ["evaluate", "--suite", "vbench", "--run", run, "--out", out, "--prompts", prompts]
+    first = CliRunner().invoke(app, [str(word) for word in words])
+    assert first.exit_code == 0, first.output
+    assert {p.name for p in (out / "videos").glob("*.mp4")} == {
+        f"a red cup-{i}.mp4" for i in range(5)
+    }
+    contents = {p.read_bytes() for p in (out / "videos").glob("*.mp4")}
+    assert len(contents) == 5  # each video has noise of its own
+
+    (out / "vbench").mkdir()
+    results = {name: [1.0 if name in QUALITY else 0.0, []] for name in DIMENSIONS}
+    results |= {"appearance_style": [0.0009, []], "motion_smoothness": [0.9975, []]}
+    (out / "vbench" / "all_eval_results.json").write_text(json.dumps(results))
+    second = CliRunner().invoke(app, [str(word) for word in words])
+    assert "quality 100.0, semantic 0.0, total 80.0" in second.output
