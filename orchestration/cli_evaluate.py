@@ -8,8 +8,10 @@ import typer
 from rich.console import Console
 
 from orchestration.progress import progress_reporter
+from orchestration.ray_session import LOCAL, ray_session
 
 if TYPE_CHECKING:
+    from training.config import TrainConfig
     from training.evaluation.generation import Sampling
 
 console = Console(soft_wrap=True)
@@ -27,6 +29,7 @@ FeaturesOption = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to an app."""
     app.command()(evaluate)
+    app.command()(ablate)
 
 
 def evaluate(
@@ -149,3 +152,58 @@ def _evaluate_vbench(
         f"total {100 * scores.total:.1f}",
         highlight=False,
     )
+
+
+def ablate(
+    table: Annotated[str, typer.Option("--table", help="Of the paper: 3, 4 or 6a.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Clips to train on.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the rows and the table.")],
+    held_out: Annotated[
+        str | None,
+        typer.Option("--held-out", help="Clips to judge by; default: those of --dataset."),
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="The run that rows change.")
+    ] = "demo_tiny",
+    budget_steps: Annotated[
+        int, typer.Option("--budget-steps", min=1, help="Steps of each stage.")
+    ] = 100,
+    num_samples: Annotated[int, typer.Option("--num-samples", min=2)] = 16,
+    features: FeaturesOption = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the videos.")] = 0,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps.")] = None,
+    ray_address: Annotated[str, typer.Option("--ray-address", help="host:port of Ray.")] = LOCAL,
+) -> None:
+    """Train and judge the rows of a table of the paper; run again, it goes on where it was."""
+    from orchestration.judges import open_judges
+    from orchestration.recipe import resolve
+    from training.evaluation.ablate import AblationPlan
+    from training.evaluation.ablate import ablate as run_table
+    from training.evaluation.generation import Sampling
+    from training.recipes import RECIPES
+    from training.streaming.shards import fingerprint_of
+
+    plan = AblationPlan(
+        table=table,
+        base=resolve(RECIPES, recipe, []),
+        budget_steps=budget_steps,
+        num_samples=num_samples,
+        sampling=Sampling(seed=seed, num_sampling_steps=steps),
+    )
+    for name in (dataset, held_out or dataset):
+        fingerprint_of(name, memory=None)
+    judges = open_judges(features or ["embedded"], None)
+    with ray_session(ray_address), progress_reporter(console) as reporter:
+        from training.launch import fit
+
+        def show(stage: str, step: int, num_steps: int, loss: float) -> None:
+            reporter.update(stage, step, num_steps, f"steps, loss {loss:.4f}")
+
+        def train(config: "TrainConfig", run: Path) -> None:
+            fit(config, [dataset], run, resume=True, on_progress=show)
+
+        def tell(row: str, what: str) -> None:
+            console.print(f"{row}: {what}", highlight=False, markup=False)
+
+        path = run_table(plan, held_out or dataset, out, train, judges, tell)
+    console.print(path.read_text(), highlight=False, markup=False)
