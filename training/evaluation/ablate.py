@@ -145,7 +145,9 @@ def row_config(plan: AblationPlan, row: str) -> TrainConfig:
 def _markdown(
     plan: AblationPlan, table: Table, found: Mapping[tuple[str, Task], EvaluationResult]
 ) -> str:
-    names = list(dict.fromkeys((t, m.name) for (_, t), r in found.items() for m in r.metrics))
+    names: list[tuple[Task, str]] = list(
+        dict.fromkeys((t, m.name) for (_, t), r in found.items() for m in r.metrics)
+    )
     head = ["Row", *(f"{task} {name}" for task, name in names)]
     head += [f"paper: {column}" for column in table.columns]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]

@@ -52,7 +52,8 @@ def _covariance_factor(features_ND: NDArray[np.float64]) -> NDArray[np.float64]:
     """A matrix whose Gram matrix is the covariance, with at most as many rows as columns."""
     num, width = features_ND.shape
     factor = (features_ND - features_ND.mean(axis=0)) / np.sqrt(num - 1)
-    return np.linalg.qr(factor, mode="r") if num > width else factor
+    # Of a tall matrix, the triangle of its QR decomposition has the same Gram matrix.
+    return np.asarray(np.linalg.qr(factor, mode="r")) if num > width else factor
 
 
 def inception_score(probabilities_NK: Floats, num_splits: int = 10) -> tuple[float, float]:

@@ -1,10 +1,12 @@
 """The published networks, at random weights on disk: what is read, at which size, and what is refused."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.models import inception_v3
 from transformers import VideoMAEConfig, VideoMAEImageProcessor, VideoMAEModel
@@ -62,12 +64,13 @@ def test_videomae_takes_its_number_of_frames_from_any_clip(tmp_path: Path) -> No
     )  # fmt: skip
     model = VideoMAEModel(config)
     model.save_pretrained(tmp_path)
-    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    VideoMAEImageProcessor(**sizes).save_pretrained(tmp_path)
+    processor = VideoMAEImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    processor.save_pretrained(tmp_path)
     features = open_features(f"videomae:{tmp_path}")
     assert isinstance(features, VideoMAEFeatures)
     rows = features.features([video(4, 0), video(9, 1)])
-    processor = VideoMAEImageProcessor.from_pretrained(tmp_path)
     pixels = processor(list(video(4, 0)), return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         expected = model.eval()(pixels).last_hidden_state.mean(1)[0].numpy()
@@ -102,7 +105,7 @@ def test_weights_that_would_run_code_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_still_video_differs_from_one_that_moves() -> None:
-    def of_frames(images: list[np.ndarray]) -> np.ndarray:
+    def of_frames(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         return np.stack([image.mean(axis=(0, 1)) for image in images]).astype(np.float32)
 
     moving = np.stack([np.full((4, 4, 3), value, np.uint8) for value in (0, 200)])

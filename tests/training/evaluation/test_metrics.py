@@ -4,7 +4,7 @@ import scipy.linalg
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 from torchmetrics.functional.image import structural_similarity_index_measure
-from torchmetrics.image.fid import _compute_fid
+from torchmetrics.image import fid
 from torchmetrics.image.inception import InceptionScore
 
 from training.errors import EvaluationError
@@ -39,12 +39,12 @@ def test_frechet_agrees_with_scipy_and_torchmetrics(nums: tuple[int, int]) -> No
     one, other = features(nums[0], 16, 0), features(nums[1], 16, 1)
     covariances = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
     means = one.mean(0), other.mean(0)
-    root = np.sqrt(scipy.linalg.eigvals(covariances[0] @ covariances[1])).real.sum()
+    root = np.real(np.sqrt(scipy.linalg.eigvals(covariances[0] @ covariances[1]))).sum()
     expected = np.square(means[0] - means[1]).sum() + sum(map(np.trace, covariances)) - 2 * root
     found = frechet_distance(one, other)
     assert found == pytest.approx(expected, rel=1e-5)
     arguments = (means[0], covariances[0], means[1], covariances[1])
-    theirs = _compute_fid(*(torch.from_numpy(value) for value in arguments))
+    theirs = fid._compute_fid(*(torch.from_numpy(value) for value in arguments))  # pyright: ignore[reportPrivateUsage]
     assert found == pytest.approx(float(theirs), rel=1e-5)
 
 
@@ -107,9 +107,9 @@ def test_ssim_agrees_with_torchmetrics_and_by_hand() -> None:
     one = frames(2, 0)
     other = np.clip(one.astype(int) + np.random.default_rng(1).integers(-40, 40, one.shape), 0, 255)
     other = other.astype(np.uint8)
-    tensors = [torch.from_numpy(value).permute(0, 3, 1, 2).double() for value in (one, other)]
+    mine, theirs = [torch.from_numpy(value).permute(0, 3, 1, 2).double() for value in (one, other)]
     result = structural_similarity_index_measure(
-        *tensors, data_range=255.0, reduction="none", return_full_image=True
+        mine, theirs, data_range=255.0, reduction="none", return_full_image=True
     )
     # Windows that reach over the border count for them; the original code, and ours, leave them out.
     inside = result[1][:, :, 5:-5, 5:-5].mean(dim=(1, 2, 3))
