@@ -11,3 +11,7 @@ class TextEncoderError(ValueError):
 
 class WeightFlowError(ValueError):
     """The weights of a stage do not fit the network; the message lists every mismatch."""
+
+
+class PretrainedError(ValueError):
+    """A folder that holds no exported model, or one that is damaged."""

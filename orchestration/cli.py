@@ -265,6 +265,26 @@ def generate(
 
 
 @app.command()
+def export(
+    run: RunOption,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the model.")],
+    stage: Annotated[
+        str | None, typer.Option("--stage", help="A finished stage; the last one by default.")
+    ] = None,
+    data_card: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--data-card", help="DATA_CARD.md of a data set it was trained on; repeatable."
+        ),
+    ] = None,
+) -> None:
+    """Write the averaged weights of a stage as a folder that opens without the trainer, with a model card."""
+    from training.export import export as write
+
+    console.print(f"model: {write(run, out, stage, data_card or [])}", highlight=False)
+
+
+@app.command()
 def model(
     preset: Annotated[str, typer.Option("--preset", help="Named size, such as tiny or M.")],
     text_tokens: Annotated[int, typer.Option("--text-tokens", min=1)] = 77,

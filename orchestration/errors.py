@@ -2,14 +2,14 @@
 
 from data_engine.errors import JobError
 from data_engine.schema import SchemaError
-from modeling.errors import AutoencoderError, TextEncoderError, WeightFlowError
+from modeling.errors import AutoencoderError, PretrainedError, TextEncoderError, WeightFlowError
 from orchestration.overrides import OverrideError
 from orchestration.ray_session import ClusterError
 from training.errors import TrainingError
 
 USER_ERRORS = (
     *(JobError, SchemaError, OverrideError, ClusterError, TrainingError),
-    *(AutoencoderError, TextEncoderError, WeightFlowError),
+    *(AutoencoderError, PretrainedError, TextEncoderError, WeightFlowError),
     # A path that cannot be written or read: the message of the system names it.
     *(PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError),
 )

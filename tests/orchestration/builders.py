@@ -1,6 +1,7 @@
 """A film that passes the filters of the demo recipe, and one run of assets in this process."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,28 @@ SHOT_S = 2
 HEIGHT_PX, WIDTH_PX = 180, 320
 
 
+FEW_STEPS: dict[str, Any] = {
+    "num_workers": 1,
+    "data": {"height_px": 32, "width_px": 48},
+    "sampler": {"num_sampling_steps": 2},
+    "stages": {
+        stage: {"num_steps": 4, "batch_size": 2, "checkpoint_every_steps": 4}
+        for stage in ("t2i", "t2v", "stiv")
+    },
+}
+"""Overrides of `demo_tiny` for a run of seconds."""
+
+
 def write_film(home: Path) -> Path:
     """The batch of one film with three shots of two seconds: a pan, a still picture, a tilt."""
     return write_video(home / "sources" / BATCH / "film.mp4", _frames(), fps=FPS)
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"waited {timeout_s:.0f} s"
+        time.sleep(0.5)
 
 
 @contextmanager

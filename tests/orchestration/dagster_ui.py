@@ -64,13 +64,13 @@ class Server:
         except OSError:
             return False
 
-    def wait_for_runs(self, timeout_s: float) -> list[str]:
-        """The states of all runs, once there are some and none is under way."""
+    def wait_for_runs(self, timeout_s: float, count: int = 1) -> list[str]:
+        """The states of all runs, once there are so many and none is under way."""
         deadline_s = time.monotonic() + timeout_s
         while time.monotonic() < deadline_s:
             runs = self.query("{ runsOrError { ... on Runs { results { status } } } }")
             states = [run["status"] for run in runs["runsOrError"]["results"]]
-            if states and set(states) <= {"SUCCESS", "FAILURE", "CANCELED"}:
+            if len(states) >= count and set(states) <= {"SUCCESS", "FAILURE", "CANCELED"}:
                 return states
             time.sleep(2)
         raise AssertionError(f"the run did not end in {timeout_s:.0f} s:\n{self.log_tail()}")
@@ -178,6 +178,12 @@ class Page:
         fields = (By.CSS_SELECTOR, f"input[placeholder='{placeholder}']")
         field = self._wait.until(lambda browser: browser.find_element(*fields))
         field.send_keys(text)
+
+    def write_config(self, text: str) -> None:
+        """Replace what the editor of the launchpad holds."""
+        editor = (By.CSS_SELECTOR, ".CodeMirror")
+        found = self._wait.until(lambda browser: browser.find_element(*editor))
+        self._browser.execute_script("arguments[0].CodeMirror.setValue(arguments[1])", found, text)
 
     def picture_width_px(self, alt: str) -> int:
         """The width of the decoded picture: 0 would be a broken one."""

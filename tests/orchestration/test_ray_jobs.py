@@ -5,8 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 
 import dagster as dg
@@ -18,7 +17,7 @@ from data_engine.tables import DatasetPaths, read_clips
 from orchestration.assets import curation
 from orchestration.ray_jobs import PLACE, connect
 from orchestration.ray_session import ClusterError
-from tests.orchestration.builders import BATCH, new_instance, write_film
+from tests.orchestration.builders import BATCH, new_instance, wait_for, write_film
 from tests.orchestration.job_run import score
 
 pytestmark = [
@@ -76,13 +75,6 @@ def answers(address: str) -> bool:
     except ClusterError:
         return False
     return True
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, f"waited {timeout_s:.0f} s"
-        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")

@@ -13,21 +13,12 @@ from orchestration.assets.training import TRAINING
 from orchestration.configuration import training, training_key
 from orchestration.reporting import MAX_REPORT_BYTES
 from orchestration.resources import Workspace
-from tests.orchestration.builders import materialize, metadata_of, new_instance
+from tests.orchestration.builders import FEW_STEPS, materialize, metadata_of, new_instance
 from tests.orchestration.conftest import Curated
 
 RECIPE = "demo_tiny"
 DEMO = next(recipe for recipe in TRAINING if recipe.name == RECIPE)
 STAGES = ("t2i", "t2v", "stiv")
-FEW_STEPS = {
-    "num_workers": 1,
-    "data": {"height_px": 32, "width_px": 48},
-    "sampler": {"num_sampling_steps": 2},
-    "stages": {
-        stage: {"num_steps": 4, "batch_size": 2, "checkpoint_every_steps": 4} for stage in STAGES
-    },
-}
-
 needs_ray = [
     pytest.mark.ray,
     pytest.mark.slow,

@@ -1,33 +1,39 @@
-"""The Dagster UI as a person uses it: a batch is curated by clicking, and its funnel is looked at.
+"""The Dagster UI as a person uses it: a batch is curated by clicking and looked at, then trained on from the launchpad.
 
 Two environment variables make the pictures of docs/ui.md: STIV_UI_PICTURES is the folder for them, and STIV_UI_BATCH
 a folder of videos to take instead of the film that the test makes.
 """
 
+import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
-from tests.orchestration.builders import BATCH, write_film
-from tests.orchestration.dagster_ui import Page, chromium, dagster_dev, find_browser
+from tests.orchestration.builders import BATCH, FEW_STEPS, wait_for, write_film
+from tests.orchestration.dagster_ui import Page, Server, chromium, dagster_dev, find_browser
 
 CURATION_S = 1500.0
+TRAINING_S = 1200.0
+LOCATION = "orchestration.definitions"
 
 
 @pytest.mark.ui
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(2000)
-def test_a_batch_is_curated_by_clicking(tmp_path: Path) -> None:
+@pytest.mark.timeout(3600)
+def test_a_batch_is_curated_and_trained_on_by_clicking(tmp_path: Path) -> None:
     found = find_browser()
     if found is None and "CI" not in os.environ:
         pytest.skip("needs chromium and chromedriver (`make browser`); required where CI is set")
     assert found, "CI is set, so Chromium and chromedriver must be installed (`make browser`)"
     home = tmp_path / "home"
     with dagster_dev(home) as server, chromium(*found, tmp_path / "profile") as page:
-        page.open(f"{server.url}/locations/orchestration.definitions/asset-groups/curation/lineage")
+        page.open(f"{server.url}/locations/{LOCATION}/asset-groups/curation/lineage")
         page.see("scored_clips")
         page.click("Materialize all")
         page.click("Add a partition")
@@ -39,7 +45,7 @@ def test_a_batch_is_curated_by_clicking(tmp_path: Path) -> None:
         page.click("Launch 1 run")
         assert server.wait_for_runs(CURATION_S) == ["SUCCESS"], server.log_tail()
 
-        page.open(f"{server.url}/locations/orchestration.definitions/asset-groups/curation/lineage")
+        page.open(f"{server.url}/locations/{LOCATION}/asset-groups/curation/lineage")
         page.see("deduplicated_clips")
         picture(page, "lineage")
         page.open(f"{server.url}/assets/shards?view=checks")
@@ -52,6 +58,55 @@ def test_a_batch_is_curated_by_clicking(tmp_path: Path) -> None:
         assert page.picture_width_px("funnel") > 100
         assert page.picture_width_px("kept clips") > 100
         picture(page, "report")
+
+        train_from_the_launchpad(server, page)
+        terminate_a_run(server, page, home)
+
+
+def train_from_the_launchpad(server: Server, page: Page) -> None:
+    """A field that is none is refused there; with the right ones every stage is trained."""
+    open_launchpad(server, page)
+    page.write_config(launched("refused", {"stages": {"t2v": {"num_stepz": 4}}}))
+    page.see('Received unexpected config entry "num_stepz"')
+    picture(page, "refused")
+    page.write_config(launched("few_steps", FEW_STEPS))
+    page.see("No errors")
+    picture(page, "launchpad")
+    page.click("Launch Run")
+    assert server.wait_for_runs(TRAINING_S, count=2) == ["SUCCESS"] * 2, server.log_tail()
+    page.open(f"{server.url}/assets/demo_tiny/stiv")
+    page.see("last_loss")
+    picture(page, "stage")
+    page.open(f"{server.url}/locations/{LOCATION}/asset-groups/train_demo_tiny/lineage")
+    page.see("stiv_samples")
+    picture(page, "training")
+
+
+def terminate_a_run(server: Server, page: Page, home: Path) -> None:
+    """The Ray of a terminated run ends with it."""
+    open_launchpad(server, page)
+    stages = {**FEW_STEPS["stages"], "t2i": {**FEW_STEPS["stages"]["t2i"], "num_steps": 1_000_000}}
+    page.write_config(launched("endless", {**FEW_STEPS, "stages": stages}))
+    page.see("No errors")
+    page.click("Launch Run")
+    metrics = home / "runs" / "endless" / "t2i" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0, TRAINING_S)
+    raylets = {p.pid for p in psutil.process_iter() if "raylet" in p.name()}
+    assert raylets
+    page.click("Terminate")
+    page.click("Terminate 1 run")
+    assert sorted(server.wait_for_runs(TRAINING_S, count=3)) == ["CANCELED", "SUCCESS", "SUCCESS"]
+    wait_for(lambda: not any(map(psutil.pid_exists, raylets)), 60)
+
+
+def open_launchpad(server: Server, page: Page) -> None:
+    page.open(f"{server.url}/locations/{LOCATION}/jobs/train_progressive_demo_tiny/playground")
+    page.see("No errors")
+
+
+def launched(run: str, overrides: Mapping[str, Any]) -> str:
+    config = {"run": run, "latents": "small", "overrides": overrides}
+    return json.dumps({"resources": {"train_demo_tiny": {"config": config}}}, indent=2)
 
 
 def batch_name() -> str:
