@@ -184,6 +184,15 @@ class Page:
         editor = (By.CSS_SELECTOR, ".CodeMirror")
         found = self._wait.until(lambda browser: browser.find_element(*editor))
         self._browser.execute_script("arguments[0].CodeMirror.setValue(arguments[1])", found, text)
+        time.sleep(3)  # It is checked after a pause in typing.
+
+    def launch(self) -> None:
+        """Start what the launchpad holds, and come to the page of the run."""
+        self.see("No errors")
+        self.click("Launch Run")
+        self._wait.until(
+            lambda browser: "/runs/" in browser.current_url, "the run was not launched"
+        )
 
     def picture_width_px(self, alt: str) -> int:
         """The width of the decoded picture: 0 would be a broken one."""

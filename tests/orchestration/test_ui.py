@@ -72,7 +72,7 @@ def train_from_the_launchpad(server: Server, page: Page) -> None:
     page.write_config(launched("few_steps", FEW_STEPS))
     page.see("No errors")
     picture(page, "launchpad")
-    page.click("Launch Run")
+    page.launch()
     assert server.wait_for_runs(TRAINING_S, count=2) == ["SUCCESS"] * 2, server.log_tail()
     page.open(f"{server.url}/assets/demo_tiny/stiv")
     page.see("last_loss")
@@ -87,8 +87,7 @@ def terminate_a_run(server: Server, page: Page, home: Path) -> None:
     open_launchpad(server, page)
     stages = {**FEW_STEPS["stages"], "t2i": {**FEW_STEPS["stages"]["t2i"], "num_steps": 1_000_000}}
     page.write_config(launched("endless", {**FEW_STEPS, "stages": stages}))
-    page.see("No errors")
-    page.click("Launch Run")
+    page.launch()
     metrics = home / "runs" / "endless" / "t2i" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0, TRAINING_S)
     raylets = {p.pid for p in psutil.process_iter() if "raylet" in p.name()}
