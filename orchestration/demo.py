@@ -27,7 +27,7 @@ from orchestration.summary import (
 )
 from training import recipes as training_recipes
 from training.encode import encode
-from training.generate import generate
+from training.generate import GenerateRequest, generate
 from training.launch import fit
 
 BATCH = "samples"
@@ -77,16 +77,15 @@ def run_demo(home: Path, console: Console) -> None:
     with progress_reporter(console) as reporter, clock.step("generate"):
         text_to_video = generate(
             run,
-            prompt,
+            GenerateRequest(prompt=prompt),
             run / "samples" / "text_to_video.mp4",
             reuse=True,
             on_step=_show(reporter, "t2v"),
         )
         image_to_video = generate(
             run,
-            prompt,
+            GenerateRequest(prompt=prompt, image=image),
             run / "samples" / "image_to_video.mp4",
-            image_path=image,
             reuse=True,
             on_step=_show(reporter, "ti2v"),
         )

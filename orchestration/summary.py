@@ -92,10 +92,9 @@ def print_training(console: Console, result: TrainResult) -> None:
 
 def print_generated(console: Console, result: GenerateResult) -> None:
     lines = [f"video: {short(result.video)}", f"frames: {short(result.contact_sheet)}"]
-    if result.first_frame_psnr_db is not None:
+    if result.given_psnr_db is not None:
         lines.append(
-            f"first frame against the given image, both through the autoencoder: "
-            f"{result.first_frame_psnr_db:.1f} dB"
+            f"given frames against what was given, both through the autoencoder: {result.given_psnr_db:.1f} dB"
         )
     console.print("\n".join(lines), highlight=False, markup=False)
 

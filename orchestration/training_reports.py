@@ -125,7 +125,7 @@ def sample_metadata(result: Result) -> dict[str, Any]:
     shown_numbers: dict[str, Any] = {"report": markdown(sections), "samples": len(sections)}
     psnr_db = [s["psnr_db"] for s in result["samples"] if s["psnr_db"] is not None]
     if psnr_db:
-        shown_numbers["first_frame_psnr_db"] = round(psnr_db[0], 1)
+        shown_numbers["given_psnr_db"] = round(psnr_db[0], 1)
     return shown_numbers
 
 

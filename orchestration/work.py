@@ -101,7 +101,7 @@ def _sample(
     prompts: list[str],
     first_frame: str,
 ) -> Result:
-    from training.generate import generate
+    from training.generate import GenerateRequest, generate
     from training.previews import sample_stage
     from training.run_directory import RunDirectory
 
@@ -112,12 +112,13 @@ def _sample(
     on_progress(WorkProgress("sample", len(samples), len(prompts), "prompts"))
     if RunDirectory(Path(run)).load_config().stages[stage].task == "stiv":
         out = Path(run) / stage / "previews" / "with_first_frame.mp4"
-        made = generate(Path(run), prompts[0], out, image_path=Path(first_frame), stage=stage)
+        asked = GenerateRequest(prompt=prompts[0], image=Path(first_frame), stage=stage)
+        made = generate(Path(run), asked, out)
         samples.append(
             {
                 "prompt": prompts[0],
                 "sheet": str(made.contact_sheet),
-                "psnr_db": made.first_frame_psnr_db,
+                "psnr_db": made.given_psnr_db,
             }
         )
     return {"samples": samples}

@@ -26,9 +26,11 @@ def enlarge(frames: FramesFHWC, min_height_px: int = MIN_SHOWN_HEIGHT_PX) -> Fra
     return np.stack([np.asarray(image) for image in images])
 
 
-def write_video(frames: FramesFHWC, path: Path, fps: float) -> None:
-    """An mp4 (H.264, yuv420p) that every browser plays. Height and width must be even."""
+def write_video(frames: FramesFHWC, path: Path, fps: float, comment: str = "") -> None:
+    """An mp4 (H.264, yuv420p) that every browser plays. Height and width must be even. `comment` is a tag of the file."""
     with av.open(str(path), mode="w", format="mp4") as container:
+        if comment:
+            container.metadata["comment"] = comment
         rate = Fraction(fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate, options={"crf": "16"})
         stream.height, stream.width = frames.shape[1:3]

@@ -108,7 +108,7 @@ class TestTrained:
         shown = shown_of(trained, f"{stage}_samples")
         assert shown["samples"] == count
         assert shown["report"].count("(data:image/jpeg;base64,") == count
-        assert ("first_frame_psnr_db" in shown) == (stage == "stiv")
+        assert ("given_psnr_db" in shown) == (stage == "stiv")
         assert len(shown["report"]) < MAX_REPORT_BYTES
         assert str(curated.home) not in str(shown)
 

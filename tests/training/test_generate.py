@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -8,8 +9,10 @@ import torch
 from PIL import Image
 
 from tests.training.builders import moving_square, tiny_config, tiny_stage
+from training.clip_sampler import IDENTICAL_PSNR_DB
 from training.errors import GenerateError
-from training.generate import IDENTICAL_PSNR_DB, generate, read_image
+from training.generate import GenerateRequest, generate
+from training.given_inputs import read_image
 from training.loop import prepare_run, train_stage
 from training.run_directory import RunDirectory
 
@@ -45,16 +48,15 @@ def test_an_image_becomes_the_first_frame_of_a_playable_video(
     steps: list[tuple[int, int]] = []
     result = generate(
         run,
-        "a square",
+        GenerateRequest(prompt="a square", image=photo),
         out,
-        image_path=photo,
         on_step=lambda done, total: steps.append((done, total)),
     )
 
     frames = decoded(out)
     assert (len(frames), frames[0].shape) == (4, (256, 384, 3))
     assert (result.task, result.num_frames, result.fps) == ("ti2v", 4, 12.0)
-    assert result.first_frame_psnr_db == IDENTICAL_PSNR_DB
+    assert result.given_psnr_db == IDENTICAL_PSNR_DB
     assert steps == [(1, 2), (2, 2)]
     with Image.open(out.with_suffix(".frames.png")) as sheet:
         assert sheet.size == (4 * 384 + 3 * 4, 256)
@@ -66,8 +68,8 @@ def test_an_image_becomes_the_first_frame_of_a_playable_video(
 def test_the_seed_decides_the_video(run: Path, tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.mp4" for name in ("a", "b", "c")]
     for path, seed in zip(paths, (1, 1, 2), strict=True):
-        result = generate(run, "a square", path, seed=seed)
-        assert (result.task, result.first_frame_psnr_db) == ("t2v", None)
+        result = generate(run, GenerateRequest(prompt="a square", seed=seed), path)
+        assert (result.task, result.given_psnr_db) == ("t2v", None)
     first, same, other = [np.stack(decoded(path)) for path in paths]
     assert np.array_equal(first, same)
     assert not np.array_equal(first, other)
@@ -80,10 +82,8 @@ def test_reuse_samples_only_what_would_change(run: Path, photo: Path, tmp_path: 
     def make(*, seed: int) -> object:
         return generate(
             run,
-            "a square",
+            GenerateRequest(prompt="a square", image=photo, seed=seed),
             out,
-            image_path=photo,
-            seed=seed,
             reuse=True,
             on_step=lambda done, total: steps.append(done),
         )
@@ -102,20 +102,42 @@ def test_reuse_samples_only_what_would_change(run: Path, photo: Path, tmp_path: 
 
 
 def test_settings_replace_those_of_the_recipe(run: Path, tmp_path: Path) -> None:
-    result = generate(run, "x", tmp_path / "v.mp4", num_sampling_steps=1, guidance_scale=2.0)
+    out = tmp_path / "v.mp4"
+    asked = GenerateRequest(prompt="x", num_sampling_steps=1, guidance_scale=2.0)
+    result = generate(run, asked, out)
     assert (result.num_sampling_steps, result.guidance_scale) == (1, 2.0)
     with pytest.raises(GenerateError, match="must be at least 1"):
-        generate(run, "x", tmp_path / "v.mp4", num_sampling_steps=0)
+        generate(run, GenerateRequest(prompt="x", num_sampling_steps=0), out)
+
+
+def test_a_negative_prompt_changes_the_video(run: Path, tmp_path: Path) -> None:
+    plain, negative = tmp_path / "plain.mp4", tmp_path / "negative.mp4"
+    # After two steps the text has hardly an influence, so it is made much of.
+    asked = GenerateRequest(prompt="a square", guidance_scale=1e6)
+    generate(run, asked, plain)
+    generate(run, replace(asked, negative_prompt="a red square"), negative)
+    assert not np.array_equal(np.stack(decoded(plain)), np.stack(decoded(negative)))
+
+
+def test_the_settings_are_in_the_video_file_without_any_path(
+    run: Path, photo: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "v.mp4"
+    generate(run, GenerateRequest(prompt="a square", image=photo, seed=7), out)
+    with av.open(str(out), mode="r") as container:
+        comment = container.metadata["comment"]
+    assert json.loads(comment)["seed"] == 7
+    assert str(tmp_path) not in comment
 
 
 def test_the_given_image_is_left_alone(run: Path, tmp_path: Path) -> None:
     image = tmp_path / "cat.png"
     Image.fromarray(moving_square(1, 5)[0]).save(image)
     before = image.read_bytes()
-    generate(run, "a cat", tmp_path / "cat.mp4", image_path=image)
+    generate(run, GenerateRequest(prompt="a cat", image=image), tmp_path / "cat.mp4")
     assert image.read_bytes() == before
     with pytest.raises(GenerateError, match=r"cat\.png does not end in \.mp4"):
-        generate(run, "a cat", image)
+        generate(run, GenerateRequest(prompt="a cat"), image)
 
 
 def test_a_photo_is_turned_as_its_camera_says(run: Path, tmp_path: Path) -> None:
@@ -133,18 +155,20 @@ def test_a_photo_is_turned_as_its_camera_says(run: Path, tmp_path: Path) -> None
 
 def test_a_missing_run_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(GenerateError, match="holds no run"):
-        generate(tmp_path, "x", tmp_path / "v.mp4")
+        generate(tmp_path, GenerateRequest(prompt="x"), tmp_path / "v.mp4")
 
 
 def test_an_unfinished_run_is_one_line(dataset: Path, tmp_path: Path) -> None:
     prepare_run(tiny_config(), [dataset], tmp_path)
     with pytest.raises(GenerateError, match=r"no finished video stage \(finished: none\)"):
-        generate(tmp_path, "x", tmp_path / "v.mp4")
+        generate(tmp_path, GenerateRequest(prompt="x"), tmp_path / "v.mp4")
 
 
 def test_an_unreadable_image_is_one_line(run: Path, tmp_path: Path) -> None:
     with pytest.raises(GenerateError, match="does not exist"):
-        generate(run, "x", tmp_path / "v.mp4", image_path=tmp_path / "absent.png")
+        generate(
+            run, GenerateRequest(prompt="x", image=tmp_path / "absent.png"), tmp_path / "v.mp4"
+        )
     (tmp_path / "text.png").write_text("not an image")
     with pytest.raises(GenerateError, match="cannot be read as an image"):
-        generate(run, "x", tmp_path / "v.mp4", image_path=tmp_path / "text.png")
+        generate(run, GenerateRequest(prompt="x", image=tmp_path / "text.png"), tmp_path / "v.mp4")

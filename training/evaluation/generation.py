@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.generate import GenerateResult, generate
+from training.generate import GenerateRequest, GenerateResult, generate
 from training.randomness import derive_seed
 from training.streaming.decode import FramesFHWC
 from training.streaming.storage import write_whole
@@ -35,12 +35,14 @@ def make_video(
     seed = derive_seed(sampling.seed, out.name) % 2**SEED_BITS
     return generate(
         run,
-        prompt,
+        GenerateRequest(
+            prompt=prompt,
+            image=image,
+            seed=seed,
+            num_sampling_steps=sampling.num_sampling_steps,
+            guidance_scale=sampling.guidance_scale,
+        ),
         out,
-        image_path=image,
-        seed=seed,
-        num_sampling_steps=sampling.num_sampling_steps,
-        guidance_scale=sampling.guidance_scale,
         reuse=True,
     )
 

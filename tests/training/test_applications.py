@@ -1,0 +1,156 @@
+"""Prediction, upsampling, interpolation and long video from one small run that was trained for each."""
+
+import io
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from tests.training.builders import encode_mp4, moving_square, tiny_config, tiny_stage
+from training.clip_sampler import IDENTICAL_PSNR_DB
+from training.errors import GenerateError
+from training.generate import GenerateRequest, GenerateResult, GenerateTask, generate
+from training.given_inputs import read_video
+from training.long_video import generate_long
+from training.loop import prepare_run, train_stage
+from training.streaming.decode import decode_frames
+
+pytestmark = pytest.mark.slow
+
+FRAMES = 6
+"""Of a clip; an even number of tokens in time, and more than the four that are given."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, long_clips: Path) -> Path:
+    """A stage of two steps for each kind of given frames."""
+    run = tmp_path_factory.mktemp("run")
+    given = ("first", "first_four", "every_second", "first_and_last")
+    stages = {
+        f"given_{which}": tiny_stage(
+            "stiv", num_steps=2, num_frames=FRAMES, given=(which,), sampling_stride=stride
+        )
+        for which, stride in zip(given, (2, 2, 1, 1), strict=True)
+    }
+    config = tiny_config(stages=stages)
+    prepare_run(config, [long_clips], run)
+    for stage in stages:
+        train_stage(config, stage, [long_clips], run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def long_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.training.builders import write_dataset
+
+    return write_dataset(tmp_path_factory.mktemp("data") / "squares", [30, 24, 20])
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    path = tmp_path / "film.mp4"
+    path.write_bytes(encode_mp4(moving_square(20, 5)))
+    return path
+
+
+def num_frames_of(path: Path) -> int:
+    with av.open(io.BytesIO(path.read_bytes()), mode="r") as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+@pytest.mark.parametrize(
+    ("task", "stage", "fps"),
+    [
+        # The squares move at 24 frames a second: every second one is taken, or one is put between each two.
+        ("prediction", "given_first_four", 12.0),
+        ("upsampling", "given_every_second", 48.0),
+        ("interpolation", "given_first_and_last", 24.0),
+    ],
+)
+def test_the_frames_of_a_video_are_kept_and_the_others_made(
+    run: Path, film: Path, tmp_path: Path, task: GenerateTask, stage: str, fps: float
+) -> None:
+    out = tmp_path / "made.mp4"
+    result = generate(run, GenerateRequest(prompt="a square", video=film, task=task), out)
+    assert (result.task, result.stage, result.fps) == (task, stage, pytest.approx(fps))
+    assert result.given_psnr_db == IDENTICAL_PSNR_DB
+    assert num_frames_of(out) == FRAMES
+
+
+def test_a_video_is_predicted_unless_another_task_is_named(
+    run: Path, film: Path, tmp_path: Path
+) -> None:
+    result = generate(run, GenerateRequest(prompt="", video=film), tmp_path / "made.mp4")
+    assert result.task == "prediction"
+
+
+def long(run: Path, out: Path, *, strict_join: bool) -> GenerateResult:
+    return generate_long(run, GenerateRequest(prompt="a square"), out, strict_join=strict_join)
+
+
+def test_a_long_video_has_the_count_of_the_paper_or_that_of_a_strict_join(
+    run: Path, tmp_path: Path
+) -> None:
+    whole = long(run, tmp_path / "whole.mp4", strict_join=False)
+    strict = long(run, tmp_path / "strict.mp4", strict_join=True)
+    gaps = FRAMES - 1
+    assert num_frames_of(whole.video) == whole.num_frames == gaps * FRAMES
+    assert num_frames_of(strict.video) == strict.num_frames == gaps * (FRAMES - 1) + 1
+    assert whole.stage == "given_first, given_first_and_last"
+
+
+def test_every_step_of_a_long_video_is_told(run: Path, tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    generate_long(
+        run,
+        GenerateRequest(prompt="a square"),
+        tmp_path / "v.mp4",
+        on_step=lambda done, total: steps.append((done, total)),
+    )
+    assert [done for done, _ in steps] == list(range(1, 2 * FRAMES + 1))
+    assert {total for _, total in steps} == {2 * FRAMES}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"task": "prediction"},
+            "task prediction takes a video, but nothing but a prompt is given",
+        ),
+        ({"video": "film.mp4", "task": "ti2v"}, "task ti2v takes an image, but a video is given"),
+        ({"video": "film.mp4", "image": "film.mp4"}, "both an image and a video are given"),
+        ({"video": "absent.mp4"}, "does not exist"),
+        ({"video": "text.mp4"}, "cannot be used: .* 4 frames are taken from its start"),
+        ({"video": "short.mp4"}, "has 3 frames, frame 6 was asked for"),
+        ({"stage": "given_first", "video": "film.mp4"}, "trained with given='first_four'"),
+        ({"stage": "t3v"}, "has no stage t3v"),
+    ],
+)
+def test_inputs_that_do_not_fit_cost_one_line(
+    run: Path, film: Path, tmp_path: Path, changes: dict[str, str], said: str
+) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "short.mp4").write_bytes(encode_mp4(moving_square(3, 5)))
+    paths = {k: tmp_path / v for k, v in changes.items() if k in ("video", "image")}
+    request = GenerateRequest(**{"prompt": "x", **changes, **paths})  # pyright: ignore  # values of several types
+    with pytest.raises(GenerateError, match=said):
+        generate(run, request, tmp_path / "v.mp4")
+
+
+def test_a_run_without_gaps_says_what_it_lacks(dataset: Path, tmp_path: Path) -> None:
+    config = tiny_config(stages={"stiv": tiny_stage("stiv", num_steps=2)})
+    prepare_run(config, [dataset], tmp_path)
+    train_stage(config, "stiv", [dataset], tmp_path)
+    with pytest.raises(GenerateError, match=r"given='first_and_last'; finished in .*: stiv"):
+        generate_long(tmp_path, GenerateRequest(prompt="x"), tmp_path / "v.mp4")
+
+
+def test_the_frames_that_are_asked_for_are_read(film: Path) -> None:
+    whole = decode_frames(film.read_bytes(), range(20), (32, 48))
+    frames, fps = read_video(film, (0, 2, -1), (32, 48))
+    assert fps == pytest.approx(24.0)
+    assert [np.array_equal(f, whole[n]) for f, n in zip(frames, (0, 2, 19), strict=True)] == [
+        True
+    ] * 3
