@@ -84,18 +84,23 @@ def train_from_the_launchpad(server: Server, page: Page) -> None:
 
 def terminate_a_run(server: Server, page: Page, home: Path) -> None:
     """The Ray of a terminated run ends with it."""
+    others = raylets()  # such as that of the tests before
     open_launchpad(server, page)
     stages = {**FEW_STEPS["stages"], "t2i": {**FEW_STEPS["stages"]["t2i"], "num_steps": 1_000_000}}
     page.write_config(launched("endless", {**FEW_STEPS, "stages": stages}))
     page.launch()
     metrics = home / "runs" / "endless" / "t2i" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0, TRAINING_S)
-    raylets = {p.pid for p in psutil.process_iter() if "raylet" in p.name()}
-    assert raylets
+    assert raylets() - others
     page.click("Terminate")
     page.click("Terminate 1 run")
     assert sorted(server.wait_for_runs(TRAINING_S, count=3)) == ["CANCELED", "SUCCESS", "SUCCESS"]
-    wait_for(lambda: not any(map(psutil.pid_exists, raylets)), 60)
+    wait_for(lambda: not raylets() - others, 60)
+
+
+def raylets() -> set[int]:
+    """The process of each node of Ray on this machine."""
+    return {process.pid for process in psutil.process_iter() if "raylet" in process.name()}
 
 
 def open_launchpad(server: Server, page: Page) -> None:

@@ -153,4 +153,5 @@ def test_a_killed_driver_and_a_killed_worker_lose_one_interval_at_most(
     assert_near(
         {k: v for k, v in tensors_of(run, one).items() if k.startswith("average")},
         {k: v for k, v in tensors_of(expected_run, one).items() if k.startswith("average")},
+        tolerance=2e-5,  # what is rounding in 6 steps has grown in 60
     )

@@ -76,12 +76,14 @@ def tensors_of(run: Path, config: TrainConfig) -> dict[str, Tensor]:
     }
 
 
-def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_near(
+    found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-6
+) -> None:
     """Weights and their average. The momentum of a gradient that is nothing but rounding may be anything."""
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         if not name.startswith("optimizer"):
-            torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-6, msg=name)
+            torch.testing.assert_close(found[name], tensor, rtol=tolerance, atol=tolerance, msg=lambda said: f"{name}: {said}")
 
 
 @pytest.fixture(scope="module")
