@@ -1,4 +1,4 @@
-"""What starts by itself: a new source batch is curated."""
+"""The jobs, and what starts by itself: a new source batch is curated; switched on, what follows from it too."""
 
 import time
 from pathlib import Path
@@ -22,10 +22,32 @@ curate = dg.define_asset_job(
 train_progressive = [
     dg.define_asset_job(
         f"train_progressive_{recipe.name}",
-        selection=dg.AssetSelection.groups(recipe.group),
+        selection=dg.AssetSelection.groups(recipe.group)
+        - dg.AssetSelection.assets(*recipe.evaluations),
         description=f"From the shards of every batch to every stage of {recipe.name}, and samples of each.",
     )
     for recipe in TRAINING
+]
+
+
+evaluate = [
+    dg.define_asset_job(
+        f"evaluate_{recipe.name}",
+        selection=dg.AssetSelection.assets(*recipe.evaluations),
+        description=f"Every stage of {recipe.name} against real clips. What is trained stays as it is.",
+    )
+    for recipe in TRAINING
+]
+
+evaluate_nightly = [
+    dg.ScheduleDefinition(
+        name=f"{job.name}_nightly",
+        job=job,
+        cron_schedule="0 3 * * *",
+        description="Off until it is switched on. Videos that the same weights made are judged again, not made again.",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+    )
+    for job in evaluate
 ]
 
 

@@ -34,8 +34,9 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     out: Annotated[Path, typer.Option("--out", help="Folder of the videos and the result.")],
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", help="Clips that the run was not trained on.")
+    datasets: Annotated[
+        list[str] | None,
+        typer.Option("--dataset", help="Clips that the run was not trained on; repeatable."),
     ] = None,
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the training run.")] = None,
     suite: Annotated[
@@ -53,8 +54,15 @@ def evaluate(
     videos: Annotated[
         Path | None, typer.Option("--videos", help="Or: a folder of videos CLIP_ID.mp4.")
     ] = None,
+    stage: Annotated[
+        str | None, typer.Option("--stage", help="Default: the last one that can do the task.")
+    ] = None,
+    held_out: Annotated[
+        bool,
+        typer.Option("--held-out", help="Only clips that the validation of the run held out."),
+    ] = False,
     task: Annotated[
-        Literal["t2v", "ti2v"], typer.Option("--task", help="ti2v gives the first frame.")
+        Literal["t2i", "t2v", "ti2v"], typer.Option("--task", help="ti2v gives the first frame.")
     ] = "t2v",
     num_samples: Annotated[int, typer.Option("--num-samples", min=1)] = 64,
     features: FeaturesOption = None,
@@ -81,13 +89,15 @@ def evaluate(
     from training.evaluation.generation import Sampling
     from training.evaluation.results import markdown
 
-    sampling = Sampling(seed=seed, num_sampling_steps=steps, guidance_scale=guidance_scale)
+    sampling = Sampling(
+        seed=seed, num_sampling_steps=steps, guidance_scale=guidance_scale, stage=stage
+    )
     if suite == "vbench":
         if run is None:
             raise typer.BadParameter("--suite vbench needs --run")
         _evaluate_vbench(run, out, prompts, dimensions or [], sampling)
         return
-    if dataset is None or (run is None) == (videos is None):
+    if not datasets or (run is None) == (videos is None):
         raise typer.BadParameter("--dataset is needed, and either --run or --videos")
     given = (num_frames, stride, height, width)
     if any(given) and not all(given):
@@ -95,10 +105,14 @@ def evaluate(
     wanted = None
     if num_frames and stride and height and width:
         wanted = Format(num_frames=num_frames, stride=stride, height_px=height, width_px=width)
-    plan = EvaluationPlan(task=task, num_samples=num_samples, sampling=sampling, format=wanted)
+    if held_out and run is None:
+        raise typer.BadParameter("--held-out needs --run")
+    plan = EvaluationPlan(
+        task=task, num_samples=num_samples, sampling=sampling, format=wanted, held_out=held_out
+    )
     judges = open_judges(features or ["embedded"], clip_model)
     if videos is not None:
-        result = evaluate_videos(videos, dataset, out, plan, judges)
+        result = evaluate_videos(videos, datasets, out, plan, judges)
     else:
         assert run is not None
         with progress_reporter(console) as reporter:
@@ -106,7 +120,7 @@ def evaluate(
             def show(done: int, total: int) -> None:
                 reporter.update("evaluate", done, total, "videos")
 
-            result = evaluate_run(run, dataset, out, plan, judges, show)
+            result = evaluate_run(run, datasets, out, plan, judges, show)
     console.print(markdown(result), highlight=False, markup=False)
     console.print(f"result: {out}", highlight=False, markup=False)
 

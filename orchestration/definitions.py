@@ -5,18 +5,26 @@ import dagster as dg
 from orchestration import checks
 from orchestration.assets import curation
 from orchestration.assets.training import TRAINING
-from orchestration.automation import curate, flow_to_shards, new_source_batches, train_progressive
+from orchestration.automation import (
+    curate,
+    evaluate,
+    evaluate_nightly,
+    flow_to_shards,
+    new_source_batches,
+    train_progressive,
+)
 from orchestration.configuration import engine, training, training_key
 from orchestration.resources import RayResource, Workspace
 
 _training_assets = [
-    asset for r in TRAINING for asset in (r.latents, *r.stages.values(), *r.samples)
+    asset for r in TRAINING for asset in (r.latents, *r.stages.values(), *r.samples, *r.evaluations)
 ]
 
 defs = dg.Definitions(
     assets=[*dg.load_assets_from_modules([curation]), *_training_assets],
     asset_checks=dg.load_asset_checks_from_modules([checks]),
-    jobs=[curate, *train_progressive],
+    jobs=[curate, *train_progressive, *evaluate],
+    schedules=evaluate_nightly,
     sensors=[new_source_batches, flow_to_shards],
     resources={
         "workspace": Workspace(),

@@ -129,6 +129,26 @@ def sample_metadata(result: Result) -> dict[str, Any]:
     return shown_numbers
 
 
+def evaluation_metadata(result: Result) -> dict[str, Any]:
+    """Each metric as a number, the tables of all tasks, and made videos above the real ones."""
+    from training.evaluation.evaluate import SHEET_NAME
+    from training.evaluation.results import TABLE_NAME
+
+    assert result is not None, "evaluation says what it found"
+    sections: dict[str, str] = {}
+    shown: dict[str, Any] = {}
+    for found in result["results"]:
+        folder, task = Path(found["folder"]), Path(found["folder"]).name
+        table_text = (folder / TABLE_NAME).read_text().partition("\n")[2].strip()
+        sheet = picture(
+            "made, and below the real clips", small_picture(folder / SHEET_NAME, "JPEG")
+        )
+        sections[task] = f"{table_text}\n\n{sheet}"
+        shown |= {f"{task}_{m['name']}": round(m["value"], 4) for m in found["metrics"]}
+        shown["videos"] = shown.get("videos", 0) + found["num_samples"]
+    return {"report": markdown(sections), **shown}
+
+
 def small_picture(path: Path, kind: Literal["PNG", "JPEG"]) -> bytes:
     """A picture file at report size: plots as palette PNG, which stay sharp; photographs as JPEG."""
     from PIL import Image

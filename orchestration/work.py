@@ -124,6 +124,32 @@ def _sample(
     return {"samples": samples}
 
 
+def _evaluate(
+    on_progress: OnWorkProgress,
+    run: str,
+    stage: str,
+    datasets: list[str],
+    plans: list[Mapping[str, Any]],
+) -> Result:
+    """Judge a stage by each plan; the folder of a plan is named after its task."""
+    from orchestration.judges import open_judges
+    from training.evaluation.evaluate import EvaluationPlan, evaluate_run
+    from training.evaluation.generation import Sampling
+
+    judges = open_judges(["embedded"], None)
+    results: list[dict[str, Any]] = []
+    for plan in plans:
+        values: dict[str, Any] = {**plan, "sampling": Sampling(stage=stage, **plan["sampling"])}
+        out = Path(run) / stage / "evaluation" / plan["task"]
+
+        def show(done: int, total: int, task: str = plan["task"]) -> None:
+            on_progress(WorkProgress(f"evaluate {task}", done, total, "videos"))
+
+        result = evaluate_run(Path(run), datasets, out, EvaluationPlan(**values), judges, show)
+        results.append({"folder": str(out), **asdict(result)})
+    return {"results": results}
+
+
 def _same(progress: Any) -> WorkProgress:
     return WorkProgress(progress.step, progress.done, progress.total, progress.unit)
 
@@ -136,4 +162,5 @@ WORK: dict[str, Callable[..., Result]] = {
     "encode": _encode,
     "train": _train,
     "sample": _sample,
+    "evaluate": _evaluate,
 }

@@ -19,11 +19,12 @@ from training.given_inputs import read_image, read_video
 from training.run_directory import RunDirectory, StageResult
 from training.video_file import enlarge, write_contact_sheet, write_video
 
-GenerateTask = Literal["t2v", "ti2v", "prediction", "upsampling", "interpolation"]
-"""From text; from a first frame; from the first four frames of a video; every second frame of a video given; the first and
+GenerateTask = Literal["t2i", "t2v", "ti2v", "prediction", "upsampling", "interpolation"]
+"""A picture, and videos: from text; from a first frame; from the first four frames of a video; every second frame of a video given; the first and
 the last frame of a video given (STIV sections 2.3 and 5)."""
 
 GIVEN: dict[GenerateTask, GivenFrames] = {
+    "t2i": "none",
     "t2v": "none",
     "ti2v": "first",
     "prediction": "first_four",
@@ -159,8 +160,8 @@ def task_of(request: GenerateRequest) -> GenerateTask:
         raise GenerateError(
             f"--task {task}: no such task; valid: {', '.join(get_args(GenerateTask))}"
         )
-    needs = {"t2v": "nothing but a prompt", "ti2v": "an image"}.get(task, "a video")
-    has = {"t2v": "nothing but a prompt", "ti2v": "an image"}.get(follows, "a video")
+    takes = {GIVEN["t2v"]: "nothing but a prompt", GIVEN["ti2v"]: "an image"}
+    needs, has = (takes.get(GIVEN[name], "a video") for name in (task, follows))
     if needs != has:
         raise GenerateError(f"task {task} takes {needs}, but {has} is given")
     return task
@@ -183,7 +184,7 @@ def finished_stage(
     if fitting:
         return fitting[-1]
     done = ", ".join(result.stage for result in finished) or "none"
-    if not any(result.task != "t2i" for result in finished):
+    if task != "t2i" and not any(result.task != "t2i" for result in finished):
         raise GenerateError(
             f"{run.path} has no finished video stage (finished: {done}); resume the run first"
         )
@@ -228,8 +229,8 @@ def write_result(result: GenerateResult, frames_FHWC: Tensor) -> None:
 
 
 def _can(config: TrainConfig, result: StageResult, task: GenerateTask) -> bool:
-    if result.task == "t2i":
-        return False
+    if "t2i" in (result.task, task):
+        return result.task == task
     if result.task == "t2v":
         return task == "t2v"
     given = config.stages[result.stage].given

@@ -1,4 +1,5 @@
-"""From the shards of every batch to models: for each recipe its latents, one asset for each stage, and its samples.
+"""From the shards of every batch to models: for each recipe its latents, one asset for each stage, its samples and
+its evaluation.
 
 The keys are [recipe, stage]. A stage depends on the latents and on the stages that its weights come from; a recipe that
 is added to `TRAINED` gets its assets here.
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from orchestration.assets.curation import shards
 from orchestration.configuration import Launched, training_key
@@ -19,6 +21,7 @@ from orchestration.ray_jobs import JobRequest
 from orchestration.reporting import clear_failures, log_progress
 from orchestration.resources import RayResource, Workspace
 from orchestration.training_reports import (
+    evaluation_metadata,
     latent_metadata,
     observe_training,
     sample_metadata,
@@ -51,6 +54,7 @@ class RecipeAssets:
     latents: dg.AssetsDefinition
     stages: Mapping[str, dg.AssetsDefinition]
     samples: Sequence[dg.AssetsDefinition]
+    evaluations: Sequence[dg.AssetsDefinition]
 
     @property
     def group(self) -> str:
@@ -63,7 +67,8 @@ def recipe_assets(name: str) -> RecipeAssets:
     latents = _latents(name, group)
     stages = {stage: _stage(name, group, config, stage) for stage in config.stages}
     samples = [_samples(name, group, config, stage) for stage in config.stages]
-    return RecipeAssets(name, latents, stages, samples)
+    evaluations = [_evaluation(name, group, config, stage) for stage in config.stages]
+    return RecipeAssets(name, latents, stages, samples, evaluations)
 
 
 def _latents(recipe: str, group: str) -> dg.AssetsDefinition:
@@ -165,6 +170,68 @@ def _samples(recipe: str, group: str, config: TrainConfig, stage: str) -> dg.Ass
         )
 
     return samples
+
+
+class Evaluated(dg.Config):
+    """How a stage is judged."""
+
+    num_samples: int = Field(
+        default=16, ge=2, description="Videos of each task. Distances of few videos are biased."
+    )
+    num_sampling_steps: int | None = Field(
+        default=None, ge=1, description="Default: of the recipe."
+    )
+    guidance_scale: float | None = Field(default=None, ge=0, description="Default: of the recipe.")
+
+    def plans(self, config: TrainConfig, stage: str) -> list[dict[str, Any]]:
+        """One for each task of the stage: text alone, and the first frame where the stage was trained to keep it.
+
+        By clips held out from training where there are some.
+        """
+        settings = config.stages[stage]
+        tasks = ["t2i" if settings.task == "t2i" else "t2v"]
+        if settings.task == "stiv" and "first" in settings.given:
+            tasks.append("ti2v")
+        sampling = {
+            "num_sampling_steps": self.num_sampling_steps,
+            "guidance_scale": self.guidance_scale,
+        }
+        held_out = all(config.stages[name].validation for name in config.needed_for(stage))
+        same = {"num_samples": self.num_samples, "sampling": sampling, "held_out": held_out}
+        return [{"task": task, **same} for task in tasks]
+
+
+def _evaluation(recipe: str, group: str, config: TrainConfig, stage: str) -> dg.AssetsDefinition:
+    @_asset(
+        name=f"{stage}_evaluation",
+        key_prefix=recipe,
+        group_name=group,
+        deps=[dg.AssetKey([recipe, stage])],
+        kinds={"pytorch", "json"},
+        description=f"Videos of {stage} against real clips: distances, likeness of text, and of frames to a given one.",
+        required_resource_keys=_resources(recipe),
+    )
+    def evaluation(
+        context: dg.AssetExecutionContext, config: Evaluated
+    ) -> dg.MaterializeResult[Any]:
+        launched, workspace, ray = _given(context, recipe)
+        run = workspace.run(launched.run)
+        with clear_failures():
+            arguments = {
+                "run": str(run),
+                "stage": stage,
+                "datasets": [str(paths.root) for paths in workspace.finished_datasets()],
+                "plans": config.plans(launched.config, stage),
+            }
+            request = JobRequest("evaluate", arguments, place=str(run))
+            shown = evaluation_metadata(
+                ray.work(context, workspace, request, log_progress(context))
+            )
+        return dg.MaterializeResult(
+            metadata={**shown, "dagster/uri": workspace.relative(run / stage / "evaluation")}
+        )
+
+    return evaluation
 
 
 def _resources(recipe: str) -> set[str]:

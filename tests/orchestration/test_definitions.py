@@ -28,7 +28,7 @@ ASSETS = {
         f"{recipe.name}/{name}": recipe.group
         for recipe in TRAINING
         for stage in recipe.stages
-        for name in ("latent_shards", stage, f"{stage}_samples")
+        for name in ("latent_shards", stage, f"{stage}_samples", f"{stage}_evaluation")
     },
 }
 

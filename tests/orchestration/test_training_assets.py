@@ -33,6 +33,7 @@ def launch(
     home: Path,
     instance: dg.DagsterInstance,
     selection: dg.AssetSelection | None = None,
+    ops: Mapping[str, Any] | None = None,
     **config: Any,
 ) -> dg.ExecuteInProcessResult:
     """A run of the assets of the recipe; `config` is what the launchpad would say of it."""
@@ -40,11 +41,19 @@ def launch(
     own_checks = [c for c in checks.LOSS_CHECKS if c.check_key.asset_key.path[0] == RECIPE]
     return materialize(
         home,
-        [curation.shards, DEMO.latents, *DEMO.stages.values(), *DEMO.samples, *own_checks],
+        [
+            curation.shards,
+            DEMO.latents,
+            *DEMO.stages.values(),
+            *DEMO.samples,
+            *DEMO.evaluations,
+            *own_checks,
+        ],
         instance,
         more_resources={key: training(RECIPE)},
-        selection=selection or dg.AssetSelection.groups(DEMO.group),
-        run_config={"resources": {key: {"config": config}}},
+        selection=selection
+        or dg.AssetSelection.groups(DEMO.group) - dg.AssetSelection.assets(*DEMO.evaluations),
+        run_config={"resources": {key: {"config": config}}, "ops": ops or {}},
     )
 
 
@@ -111,6 +120,27 @@ class TestTrained:
         assert ("given_psnr_db" in shown) == (stage == "stiv")
         assert len(shown["report"]) < MAX_REPORT_BYTES
         assert str(curated.home) not in str(shown)
+
+    def test_stages_are_judged_by_the_tasks_that_they_can_do(
+        self, curated: Curated, trained: dg.ExecuteInProcessResult
+    ) -> None:
+        names = [f"{stage}_evaluation" for stage in ("t2i", "stiv")]
+        judged = launch(
+            curated.home,
+            curated.instance,
+            dg.AssetSelection.assets(*([RECIPE, name] for name in names)),
+            ops={f"{RECIPE}__{name}": {"config": {"num_samples": 2}} for name in names},
+            overrides=FEW_STEPS,
+            run="few_steps",
+            latents="small",
+        )
+        images, videos = (shown_of(judged, name) for name in names)
+        assert images["t2i_embedded_frechet_video"] > 0
+        assert videos["ti2v_psnr_db"] > 0
+        assert (images["videos"], videos["videos"]) == (2, 4)
+        assert videos["report"].count("(data:image/jpeg;base64,") == 2
+        assert "| ssim |" in videos["report"]
+        assert len(videos["report"]) < MAX_REPORT_BYTES
 
     def test_a_finished_stage_is_not_trained_again(
         self, curated: Curated, trained: dg.ExecuteInProcessResult

@@ -1,5 +1,6 @@
 """Whole stages on real gloo workers: FSDP2, HSDP and DDP against one process, and resumed on another number."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,13 @@ def assert_near(
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         if not name.startswith("optimizer"):
-            torch.testing.assert_close(found[name], tensor, rtol=tolerance, atol=tolerance, msg=lambda said: f"{name}: {said}")
+            torch.testing.assert_close(
+                found[name],
+                tensor,
+                rtol=tolerance,
+                atol=tolerance,
+                msg=partial("{}: {}".format, name),
+            )
 
 
 @pytest.fixture(scope="module")

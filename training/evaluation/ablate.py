@@ -123,7 +123,9 @@ def ablate(
                 num_samples=plan.num_samples,
                 sampling=plan.sampling,
             )
-            found[row, task] = evaluate_run(folder / "run", dataset, folder / task, judged, judges)
+            found[row, task] = evaluate_run(
+                folder / "run", [dataset], folder / task, judged, judges
+            )
     path = out / TABLE_NAME
     write_whole(path, _markdown(plan, table, found).encode())
     return path

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from training.errors import EvaluationError
 from training.streaming.decode import ClipDecodeError, FramesFHWC, decode_frames
 from training.streaming.index import Clip, SampleIndex
@@ -26,8 +29,14 @@ class Format:
         return (self.num_frames - 1) * self.stride + 1
 
 
-def choose_clips(index: SampleIndex, num: int, wanted: Format, seed: int) -> list[Clip]:
-    """`num` clips with a caption that are long enough, by chance but the same for a seed.
+def choose_clips(
+    index: SampleIndex,
+    num: int,
+    wanted: Format,
+    seed: int,
+    among: NDArray[np.bool_] | None = None,
+) -> list[Clip]:
+    """`num` clips with a caption that are long enough, by chance but the same for a seed; of those `among`, if given.
 
     Raises:
         EvaluationError: there are not so many.
@@ -37,12 +46,19 @@ def choose_clips(index: SampleIndex, num: int, wanted: Format, seed: int) -> lis
         clip = index.clip(int(row))
         if clip.media == "latents":
             raise EvaluationError("the data set holds latents; give the one with the videos")
+        if among is not None and not among[row]:
+            continue
         if clip.caption and clip.num_frames >= wanted.num_source_frames:
             clips.append(clip)
         if len(clips) == num:
             return clips
+    of = (
+        f"the {among.sum()} clips held out from training"
+        if among is not None
+        else f"{len(index)} clips"
+    )
     raise EvaluationError(
-        f"{len(clips)} of {len(index)} clips have a caption and {wanted.num_source_frames} frames, "
+        f"{len(clips)} of {of} have a caption and {wanted.num_source_frames} frames, "
         f"{num} are wanted; lower --num-samples, or give more clips"
     )
 

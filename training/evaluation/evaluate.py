@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from training.config import TrainConfig
 from training.errors import EvaluationError
 from training.evaluation.clips import Format, choose_clips, read_clip, read_video
 from training.evaluation.features import InceptionFeatures, VideoFeatures
@@ -20,8 +21,9 @@ from training.evaluation.metrics import (
     ssim,
 )
 from training.evaluation.results import EvaluationResult, Metric, write_result
-from training.generate import GenerateResult
+from training.generate import GenerateResult, finished_stage
 from training.run_directory import RunDirectory
+from training.streaming.buckets import is_held_out
 from training.streaming.decode import FramesFHWC
 from training.streaming.index import Clip, SampleIndex
 from training.streaming.storage import RangeReader
@@ -35,7 +37,7 @@ MAX_PSNR_DB = 100.0
 IS_SPLITS = 10
 MIN_FID_SAMPLES = 2
 
-Task = Literal["t2v", "ti2v"]
+Task = Literal["t2i", "t2v", "ti2v"]
 OnVideo = Callable[[int, int], None]
 
 
@@ -67,6 +69,8 @@ class EvaluationPlan:
     num_samples: int = 64
     sampling: Sampling = field(default_factory=Sampling)
     format: Format | None = None
+    held_out: bool = False
+    """Only clips that the validation of the stage kept from training."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class _Pair:
 
 def evaluate_run(
     run_dir: Path,
-    dataset: str,
+    datasets: Sequence[str],
     out: Path,
     plan: EvaluationPlan,
     judges: Judges,
@@ -89,14 +93,19 @@ def evaluate_run(
     """Make a video for each of `plan.num_samples` clips and judge them. Videos made already are left.
 
     Raises:
-        EvaluationError: too few clips, or videos that a metric cannot use.
+        EvaluationError: too few clips, or videos that a metric cannot use; or clips held out are asked for, and the
+            stage has no validation.
         GenerateError: the run cannot make the videos.
         DataError: the data set is broken.
     """
     run = RunDirectory(run_dir)
-    wanted = plan.format or _format_of(run)
-    index = SampleIndex.open([dataset])
-    clips = choose_clips(index, plan.num_samples, wanted, plan.sampling.seed)
+    config = run.load_config()
+    stage = finished_stage(config, run, plan.task, plan.sampling.stage).stage
+    wanted = plan.format or _format_of(config, stage)
+    index = SampleIndex.open(datasets)
+    share = _held_out_share(config, stage) if plan.held_out else None
+    among = None if share is None else is_held_out(index, share)
+    clips = choose_clips(index, plan.num_samples, wanted, plan.sampling.seed, among)
     reader, pairs = RangeReader(), list[_Pair]()
     made: GenerateResult | None = None
     for done, clip in enumerate(clips, start=1):
@@ -105,7 +114,7 @@ def evaluate_run(
         if plan.task == "ti2v":
             image = first_frame_file(real, out / "images" / f"{clip.clip_id}.png")
         video = out / VIDEOS_FOLDER / f"{clip.clip_id}.mp4"
-        made = make_video(run_dir, clip.caption, video, plan.sampling, image)
+        made = make_video(run_dir, clip.caption, video, plan.sampling, image=image, task=plan.task)
         pairs.append(_Pair(read_video(video, wanted), real, clip.caption))
         on_video(done, len(clips))
     assert made is not None  # choose_clips gives at least one
@@ -116,6 +125,7 @@ def evaluate_run(
         weights_sha256=made.weights_sha256,
         dataset_fingerprint=index.fingerprint,
         was_trained_on=run.fingerprint() == index.fingerprint,
+        held_out_share=share,
         num_samples=len(pairs),
         num_frames=wanted.num_frames,
         sampling_stride=wanted.stride,
@@ -133,7 +143,7 @@ def evaluate_run(
 
 
 def evaluate_videos(
-    videos: Path, dataset: str, out: Path, plan: EvaluationPlan, judges: Judges
+    videos: Path, datasets: Sequence[str], out: Path, plan: EvaluationPlan, judges: Judges
 ) -> EvaluationResult:
     """Judge the videos CLIP_ID.mp4 of a folder, from whatever model, against the same clips.
 
@@ -146,7 +156,7 @@ def evaluate_videos(
             "a folder of videos needs --num-frames, --stride, --height and --width"
         )
     wanted = plan.format
-    index = SampleIndex.open([dataset])
+    index = SampleIndex.open(datasets)
     clips = choose_clips(index, plan.num_samples, wanted, plan.sampling.seed)
     reader = RangeReader()
     pairs = [_given_pair(videos, clip, reader, wanted) for clip in clips]
@@ -157,6 +167,7 @@ def evaluate_videos(
         weights_sha256=None,
         dataset_fingerprint=index.fingerprint,
         was_trained_on=None,
+        held_out_share=None,
         num_samples=len(pairs),
         num_frames=wanted.num_frames,
         sampling_stride=wanted.stride,
@@ -178,18 +189,28 @@ def _given_pair(videos: Path, clip: Clip, reader: RangeReader, wanted: Format) -
     return _Pair(made, read_clip(reader, clip, wanted), clip.caption)
 
 
-def _format_of(run: RunDirectory) -> Format:
-    config = run.load_config()
-    finished = [run.stage(name).result() for name in config.stages]
-    videos = [result.stage for result in finished if result and result.task != "t2i"]
-    if not videos:
-        raise EvaluationError(f"{run.path} has no finished video stage; resume the run first")
+def _format_of(config: TrainConfig, stage: str) -> Format:
+    data = config.data_of(stage)
     return Format(
-        num_frames=config.stages[videos[-1]].num_frames,
-        stride=config.data.sampling_stride,
-        height_px=config.data.height_px,
-        width_px=config.data.width_px,
+        num_frames=config.stages[stage].num_frames,
+        stride=data.sampling_stride,
+        height_px=data.height_px,
+        width_px=data.width_px,
     )
+
+
+def _held_out_share(config: TrainConfig, stage: str) -> float:
+    """What every stage that the weights come from held out: clips are held out by their ids, smaller shares first."""
+    shares: list[float] = []
+    for name in config.needed_for(stage):
+        validation = config.stages[name].validation
+        if validation is None:
+            raise EvaluationError(
+                f"stage {name} has no validation, so no clip was held out from its training; train with "
+                f"stages.{name}.validation, or evaluate on clips of another data set"
+            )
+        shares.append(validation.share)
+    return min(shares)
 
 
 def _judge(

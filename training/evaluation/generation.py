@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.generate import GenerateRequest, GenerateResult, generate
+from training.generate import GenerateRequest, GenerateResult, GenerateTask, generate
 from training.randomness import derive_seed
 from training.streaming.decode import FramesFHWC
 from training.streaming.storage import write_whole
@@ -22,10 +22,18 @@ class Sampling:
     seed: int = 0
     num_sampling_steps: int | None = None
     guidance_scale: float | None = None
+    stage: str | None = None
+    """A finished one; the last that can do the task, if not named."""
 
 
 def make_video(
-    run: Path, prompt: str, out: Path, sampling: Sampling, image: Path | None = None
+    run: Path,
+    prompt: str,
+    out: Path,
+    sampling: Sampling,
+    *,
+    image: Path | None = None,
+    task: GenerateTask | None = None,
 ) -> GenerateResult:
     """Sample one video, with a noise of its own that follows from the seed and the name of the file.
 
@@ -38,6 +46,8 @@ def make_video(
         GenerateRequest(
             prompt=prompt,
             image=image,
+            task=task,
+            stage=sampling.stage,
             seed=seed,
             num_sampling_steps=sampling.num_sampling_steps,
             guidance_scale=sampling.guidance_scale,

@@ -9,7 +9,7 @@ from training.streaming.storage import write_whole
 
 RESULT_NAME = "result.json"
 TABLE_NAME = "result.md"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +40,8 @@ class EvaluationResult:
     was_trained_on: bool | None
     """Whether the run was trained on these very shards; None for a folder of videos. False does not say that
     the clips are new to it: latents or another selection of the same clips are other shards."""
+    held_out_share: float | None
+    """Only clips that the validation of the run kept from training, this share of all ids; None: of all clips."""
     num_samples: int
     num_frames: int
     sampling_stride: int
@@ -101,6 +103,9 @@ def markdown(result: EvaluationResult) -> str:
             f"| {metric.name} | {metric.value:.4f} | {metric.better} | {metric.num_samples} | "
             f"{references} | {metric.backend} |"
         )
+    seen = relation[result.was_trained_on]
+    if result.held_out_share is not None:
+        seen = f"held out from training, {result.held_out_share:g} of all"
     sampling = "given videos"
     if result.num_sampling_steps is not None:
         sampling = f"{result.num_sampling_steps} sampling steps, {result.guidance} guidance, seed {result.seed}"
@@ -108,7 +113,7 @@ def markdown(result: EvaluationResult) -> str:
         "",
         f"{result.num_samples} videos of {result.num_frames} frames at stride {result.sampling_stride}, "
         f"{result.fps:g} fps, {result.width_px}x{result.height_px} px; {sampling}.",
-        f"Clips {result.dataset_fingerprint}: {relation[result.was_trained_on]}.",
+        f"Clips {result.dataset_fingerprint}: {seen}.",
     ]
     lines += [f"- not computed: {reason}" for reason in result.skipped]
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modeling.config import STIVConfig, preset
-from training.config import OptimizerConfig
+from training.config import OptimizerConfig, ValidationConfig
 from training.encoder_config import EncoderConfig
 
 PAPER_ENCODERS = EncoderConfig(
@@ -57,6 +57,7 @@ class Scale:
     optimizer: OptimizerConfig
     ema_decay: float
     checkpoint_every_steps: int
+    validation: ValidationConfig | None
     guidance_scale: float
     views_guidance_scale: float
     device: Literal["cpu", "cuda"]
@@ -91,6 +92,7 @@ def paper_scale(size: Literal["XL", "XXL", "M"]) -> Scale:
         optimizer=OptimizerConfig(learning_rate=2e-4, warmup_steps=1000),
         ema_decay=0.9999,
         checkpoint_every_steps=5_000,
+        validation=None,  # how much to hold out follows from the data set
         guidance_scale=7.5,
         views_guidance_scale=3.5,
         device="cuda",
@@ -126,6 +128,7 @@ def small_scale() -> Scale:
         optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=500),
         ema_decay=0.999,
         checkpoint_every_steps=1_000,
+        validation=ValidationConfig(share=0.01, every_steps=1_000),
         guidance_scale=7.5,
         views_guidance_scale=3.5,
         device="cuda",
@@ -165,6 +168,7 @@ def tiny_scale() -> Scale:
         optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=20),
         ema_decay=0.98,
         checkpoint_every_steps=40,
+        validation=ValidationConfig(share=0.1, every_steps=20),
         guidance_scale=2.0,
         views_guidance_scale=2.0,
         device="cpu",

@@ -102,6 +102,7 @@ def _stage(
         "mask_ratio": scale.mask_ratio,
         "optimizer": scale.optimizer,
         "ema_decay": scale.ema_decay,
+        "validation": scale.validation,
         "checkpoint_every_steps": min(scale.checkpoint_every_steps, num_steps),
     }
     return StageConfig.model_validate({**values, **changes})

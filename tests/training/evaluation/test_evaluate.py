@@ -46,10 +46,10 @@ def test_copies_of_the_clips_are_nearly_perfect_and_black_videos_are_not(
     dataset: Path, copies: Path, tmp_path: Path
 ) -> None:
     plan = EvaluationPlan(task="ti2v", num_samples=4, format=FORMAT)
-    near = evaluate_videos(copies, str(dataset), tmp_path / "near", plan, JUDGES)
+    near = evaluate_videos(copies, [str(dataset)], tmp_path / "near", plan, JUDGES)
     for path in copies.glob("*.mp4"):
         write_video(np.zeros((4, 32, 48, 3), np.uint8), path, 12.0)
-    far = evaluate_videos(copies, str(dataset), tmp_path / "far", plan, JUDGES)
+    far = evaluate_videos(copies, [str(dataset)], tmp_path / "far", plan, JUDGES)
     good = {metric.name: metric.value for metric in near.metrics}
     bad = {metric.name: metric.value for metric in far.metrics}
     assert set(good) == {"embedded_frechet_video", "psnr_db", "ssim"}
@@ -70,10 +70,10 @@ def test_what_is_missing_is_named(dataset: Path, copies: Path, tmp_path: Path) -
     plan = EvaluationPlan(num_samples=4, format=FORMAT)
     next(iter(copies.glob("*.mp4"))).unlink()
     with pytest.raises(EvaluationError, match=r"CLIP_ID\.mp4"):
-        evaluate_videos(copies, str(dataset), tmp_path, plan, JUDGES)
+        evaluate_videos(copies, [str(dataset)], tmp_path, plan, JUDGES)
     too_many = EvaluationPlan(num_samples=5, format=FORMAT)
     with pytest.raises(EvaluationError, match="4 of 6 clips"):
-        evaluate_videos(copies, str(dataset), tmp_path, too_many, JUDGES)
+        evaluate_videos(copies, [str(dataset)], tmp_path, too_many, JUDGES)
     with pytest.raises(EvaluationError, match="no readable result"):
         read_result(tmp_path / "nowhere")
 
@@ -85,11 +85,11 @@ def test_a_run_is_judged_and_made_videos_are_left(dataset: Path, tmp_path: Path)
     prepare_run(config, [dataset], run)
     train_stage(config, "stiv", [dataset], run)
     plan = EvaluationPlan(task="ti2v", num_samples=3)
-    first = evaluate_run(run, str(dataset), out, plan, JUDGES)
+    first = evaluate_run(run, [str(dataset)], out, plan, JUDGES)
     videos = sorted((out / "videos").glob("*.mp4"))
     times = [video.stat().st_mtime_ns for video in videos]
     assert len(videos) == 3
     assert first.was_trained_on
     assert (first.num_frames, first.sampling_stride, first.fps) == (4, 2, 12.0)
-    assert evaluate_run(run, str(dataset), out, plan, JUDGES) == first
+    assert evaluate_run(run, [str(dataset)], out, plan, JUDGES) == first
     assert [video.stat().st_mtime_ns for video in videos] == times
