@@ -1,17 +1,18 @@
 """The jobs, and what starts by itself: a new source batch is curated; switched on, what follows from it too."""
 
-import time
-from pathlib import Path
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import Self
 
 import dagster as dg
 
+from data_engine.errors import SourceError, UnreadableSourceError
+from data_engine.sources.storage import is_url
 from orchestration.assets.curation import GROUP as CURATION
 from orchestration.assets.training import TRAINING
 from orchestration.partitions import source_batches
-from orchestration.resources import Workspace
-
-SETTLED_S = 5.0
-"""A batch with a file that changed less than this ago is still being copied: it has to wait."""
+from orchestration.resources import SOURCES_VARIABLE, Workspace
 
 curate = dg.define_asset_job(
     "curate",
@@ -53,24 +54,58 @@ evaluate_nightly = [
 
 @dg.sensor(
     job=curate,
-    minimum_interval_seconds=10,
+    # A bucket is paid by the listing.
+    minimum_interval_seconds=60 if is_url(os.environ.get(SOURCES_VARIABLE, "")) else 10,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def new_source_batches(
     context: dg.SensorEvaluationContext, workspace: Workspace
 ) -> dg.SensorResult | dg.SkipReason:
-    """Adds a partition for each new folder of videos below `sources`, and curates it.
+    """Adds a partition for each new folder of videos or manifest in the place of the sources, and curates it.
 
-    More videos in a folder that is known already are not noticed: materialise its partition again.
+    A batch is taken once two looks in a row found it the same, since it may still be being copied. One that has changed
+    since is curated again, which costs what is new.
     """
     known = set(source_batches.get_partition_keys(dynamic_partitions_store=context.instance))
-    new = [b for b in workspace.batches() if b not in known and _is_settled(workspace.source(b))]
-    if not new:
-        return dg.SkipReason(f"no new folder of videos; {len(known)} known")
+    before = _Seen.from_cursor(context.cursor)
+    try:
+        batches = workspace.batches()
+    except (SourceError, UnreadableSourceError) as error:
+        raise dg.Failure(str(error)) from error
+    now = _Seen(last={b.name: b.fingerprint for b in batches}, taken=dict(before.taken))
+    settled = [b for b in batches if before.last.get(b.name) == b.fingerprint]
+    changed = [b for b in settled if now.taken.get(b.name) != b.fingerprint]
+    now.taken.update((b.name, b.fingerprint) for b in changed)
+    # A partition that somebody added by hand is theirs to start, until its videos change.
+    due = [b for b in changed if b.name not in known or b.name in before.taken]
+    if not due:
+        context.update_cursor(now.to_cursor())
+        return dg.SkipReason(
+            f"{len(batches)} batches, {len(batches) - len(settled)} still changing"
+        )
+    new = [b.name for b in due if b.name not in known]
     return dg.SensorResult(
-        dynamic_partitions_requests=[source_batches.build_add_request(new)],
-        run_requests=[dg.RunRequest(run_key=batch, partition_key=batch) for batch in new],
+        dynamic_partitions_requests=[source_batches.build_add_request(new)] if new else None,
+        run_requests=[
+            dg.RunRequest(run_key=f"{b.name} {b.fingerprint}", partition_key=b.name) for b in due
+        ],
+        cursor=now.to_cursor(),
     )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the sensor remembers, by batch: the fingerprint of the last look, and the one that was taken."""
+
+    last: dict[str, str]
+    taken: dict[str, str]
+
+    @classmethod
+    def from_cursor(cls, cursor: str | None) -> Self:
+        return cls(**json.loads(cursor)) if cursor else cls({}, {})
+
+    def to_cursor(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
 
 
 flow_to_shards = dg.AutomationConditionSensorDefinition(
@@ -83,9 +118,3 @@ flow_to_shards = dg.AutomationConditionSensorDefinition(
     ),
     default_status=dg.DefaultSensorStatus.STOPPED,
 )
-
-
-def _is_settled(folder: Path) -> bool:
-    # Of the inode, not of the content: a copy may keep the latter's time.
-    changed_s = max(path.stat().st_ctime for path in (folder, *folder.rglob("*")))
-    return time.time() - changed_s > SETTLED_S

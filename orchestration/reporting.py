@@ -27,6 +27,7 @@ _MAX_SHEET_BYTES = 60_000
 _MAX_ROWS = 50
 _ROOM_FOR_HEADINGS = 2_000
 _MAX_CAPTIONS = 12
+_MAX_LINEAGE_ROWS = 300
 _REPORT_WIDTH_PX = 720
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -148,8 +149,24 @@ def source_metadata(paths: DatasetPaths) -> dict[str, Any]:
 
 
 def shard_metadata(paths: DatasetPaths) -> dict[str, Any]:
+    """Counts, and of the first clips in which shard each is and from which second of which source it comes."""
     manifest = ShardManifest.from_json((paths.shards / MANIFEST_NAME).read_bytes())
+    clips = {clip.clip_id: clip for clip in read_clips(paths.sharded_clips)}
+    places = [(shard.name, clips[s.clip_id]) for shard in manifest.shards for s in shard.samples]
+    rows = [
+        dg.TableRecord(
+            {
+                "shard": shard,
+                "clip": clip.clip_id,
+                "source": clip.source_uri,
+                "start_s": round(clip.start_s, 3),
+                "end_s": round(clip.end_s, 3),
+            }
+        )
+        for shard, clip in places[:_MAX_LINEAGE_ROWS]
+    ]
     return {
+        "lineage": dg.MetadataValue.table(rows),
         "shards": len(manifest.shards),
         "shard_bytes": sum(shard.size_bytes for shard in manifest.shards),
     }

@@ -9,11 +9,13 @@ import dagster as dg
 from pydantic import Field
 
 from data_engine.schema import MANIFEST_NAME
-from data_engine.sources import VIDEO_SUFFIXES
 from data_engine.tables import DatasetPaths
+from orchestration.batches import SourceBatch, find_batches
 from orchestration.ray_jobs import JobRequest, run_job
 from orchestration.ray_session import LOCAL, ClusterError, ray_session
 from orchestration.work import OnWorkProgress, Result, do_work
+
+SOURCES_VARIABLE = "STIV_SOURCES"
 
 
 class Workspace(dg.ConfigurableResource[Any]):
@@ -23,14 +25,30 @@ class Workspace(dg.ConfigurableResource[Any]):
         default="",
         description="The folder; if empty, the environment variable STIV_HOME, or ./demo without it.",
     )
+    sources: str = Field(
+        default="",
+        description=(
+            "Where the batches lie, a folder or s3://BUCKET/FOLDER or gs://...; if empty, the environment variable "
+            "STIV_SOURCES, or `sources` below the root without it."
+        ),
+    )
 
     @property
     def home(self) -> Path:
         # Looked up when a step runs, since the steps may run elsewhere than the code server.
         return Path(self.root or dg.EnvVar("STIV_HOME").get_value("demo") or "demo").resolve()
 
-    def source(self, batch: str) -> Path:
-        return self.home / "sources" / batch
+    @property
+    def sources_place(self) -> str:
+        """A path or URL."""
+        default = str(self.home / "sources")
+        return (self.sources or dg.EnvVar(SOURCES_VARIABLE).get_value(default) or default).rstrip(
+            "/"
+        )
+
+    def source(self, batch: str) -> str:
+        """What `--source` would be: a folder, or a manifest."""
+        return f"{self.sources_place}/{batch}"
 
     def dataset(self, batch: str) -> DatasetPaths:
         return DatasetPaths(self.home / "datasets" / batch)
@@ -41,13 +59,9 @@ class Workspace(dg.ConfigurableResource[Any]):
     def run(self, name: str) -> Path:
         return self.home / "runs" / name
 
-    def batches(self) -> list[str]:
-        """Folders below `sources` that hold a video at any depth, by name."""
-        return sorted(
-            folder.name
-            for folder in (self.home / "sources").glob("*/")
-            if any(path.suffix.lower() in VIDEO_SUFFIXES for path in folder.rglob("*"))
-        )
+    def batches(self) -> list[SourceBatch]:
+        """What lies there now, by name."""
+        return find_batches(self.sources_place)
 
     def datasets(self) -> list[DatasetPaths]:
         """Every data set, by name."""

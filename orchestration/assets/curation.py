@@ -54,11 +54,11 @@ def source_videos(
 ) -> dg.MaterializeResult[Any]:
     """The videos of a batch that can be read, with size, length and codec.
 
-    A batch is a folder below `sources`. What cannot be read goes to a quarantine table, with the reason.
+    A batch is a folder or a manifest below `sources`. What cannot be read goes to a quarantine table, with the reason.
     """
     paths = workspace.dataset(context.partition_key)
     with clear_failures():
-        source = str(workspace.source(context.partition_key))
+        source = workspace.source(context.partition_key)
         request = _request("probe_sources", engine, paths, source=source)
         ray.work(context, workspace, request, log_progress(context))
         shown = source_metadata(paths)

@@ -4,7 +4,6 @@ import io
 import tarfile
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,6 +15,7 @@ from data_engine.probe import probe
 from data_engine.sources import SourceFile
 from data_engine.sources.listing import list_sources, local_source
 from data_engine.sources.storage import filesystem
+from tests.buckets import s3_bucket
 from tests.videos import frames_of, moving_texture, write_video
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -32,12 +32,6 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bucket(film: Path) -> Generator[str]:
     """A bucket with a film, a copy, a tar, a manifest and something that is no video."""
-    # Here and not above: the server takes a second to import, in every process that collects the tests.
-    pytest.importorskip("s3fs", reason="needs s3fs: pip install 'stiv[cloud]'")
-    servers: Any = pytest.importorskip("moto.server", reason="needs moto[server], an S3 server")
-    server = servers.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
         for name, data in ((MEMBER, film.read_bytes()), ("clips/Фильм 1.v2.txt", b"A cat.")):
@@ -45,13 +39,7 @@ def bucket(film: Path) -> Generator[str]:
             header.size = len(data)
             archive.addfile(header, io.BytesIO(data))
     rows = "uri,caption\nin/film.mp4,One\ns3://stiv-test/in/копия 2.mp4,Two\nin/gone.mp4,Three\n"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        files, _ = filesystem("s3://stiv-test")
-        files.mkdir("stiv-test")
+    with s3_bucket("stiv-test") as files:
         files.pipe_file("stiv-test/in/film.mp4", film.read_bytes())
         files.pipe_file("stiv-test/in/копия 2.mp4", film.read_bytes())
         files.pipe_file("stiv-test/in/notes.mp4", b"no video" * 100)
@@ -59,7 +47,6 @@ def bucket(film: Path) -> Generator[str]:
         files.pipe_file("stiv-test/tars/a.tar", tar.getvalue())
         files.pipe_file("stiv-test/list.csv", rows.encode())
         yield "s3://stiv-test"
-    server.stop()
 
 
 def test_a_bucket_is_listed_like_a_folder(bucket: str) -> None:

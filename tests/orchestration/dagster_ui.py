@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -41,9 +42,17 @@ def find_browser() -> tuple[str, str] | None:
 class Server:
     """A running `dagster dev`."""
 
-    def __init__(self, url: str, log: Path) -> None:
+    def __init__(self, url: str, log: Path, process: subprocess.Popen[bytes]) -> None:
         self.url = url
         self._log = log
+        self._process = process
+
+    def kill_daemon(self) -> None:
+        """As kill -9 does. `dagster dev` ends when it notices."""
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        (daemon,) = [c for c in children if "dagster._daemon" in " ".join(c.cmdline())]
+        daemon.kill()
+        self._process.wait(timeout=60)
 
     def query(self, query: str) -> dict[str, Any]:
         """The data that GraphQL answers."""
@@ -80,9 +89,9 @@ class Server:
 
 
 @contextmanager
-def dagster_dev(home: Path) -> Generator[Server]:
-    """The commands of `make ui`, on a port of its own; ended with all its processes."""
-    (home / "dagster").mkdir(parents=True)
+def dagster_dev(home: Path, **variables: str) -> Generator[Server]:
+    """The commands of `make ui`, on a port of its own; ended with all its processes, but for runs."""
+    (home / "dagster").mkdir(parents=True, exist_ok=True)
     (home / "sources").mkdir(exist_ok=True)
     package = Path(orchestration.__file__).parent
     shutil.copy(package / "dagster.yaml", home / "dagster")
@@ -98,12 +107,14 @@ def dagster_dev(home: Path) -> Generator[Server]:
         "-p",
         str(port),
     ]
-    environment = os.environ | {"DAGSTER_HOME": str(home / "dagster"), "STIV_HOME": str(home)}
+    environment = (
+        os.environ | {"DAGSTER_HOME": str(home / "dagster"), "STIV_HOME": str(home)} | variables
+    )
     log = home / "dagster-dev.log"
     # A process that is born with SIGINT ignored cannot be ended but by force: Dagster copies that onto SIGTERM.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        with log.open("wb") as output:
+        with log.open("ab") as output:
             process = subprocess.Popen(
                 command,
                 cwd=package.parent,
@@ -114,7 +125,7 @@ def dagster_dev(home: Path) -> Generator[Server]:
             )
     finally:
         signal.signal(signal.SIGINT, before)
-    server = Server(f"http://127.0.0.1:{port}", log)
+    server = Server(f"http://127.0.0.1:{port}", log, process)
     try:
         _wait_until_up(server, process)
         yield server

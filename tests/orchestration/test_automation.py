@@ -9,6 +9,7 @@ import pytest
 from orchestration import automation
 from orchestration.partitions import source_batches
 from orchestration.resources import Workspace
+from tests.buckets import s3_bucket
 
 
 @pytest.fixture(scope="module")
@@ -28,57 +29,102 @@ def instance(shared_instance: dg.DagsterInstance) -> Generator[dg.DagsterInstanc
         shared_instance.delete_dynamic_partition(batches, batch)
 
 
-def put_video(home: Path, batch: str, name: str = "film.mp4") -> None:
+def put_video(home: Path, batch: str, name: str = "film.mp4", content: bytes = b"") -> None:
     path = home / "sources" / batch / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"")
+    path.write_bytes(content)
 
 
-def look(home: Path, instance: dg.DagsterInstance) -> dg.SensorResult | dg.SkipReason:
-    context = dg.build_sensor_context(instance, resources={"workspace": Workspace(root=str(home))})
-    found = automation.new_source_batches(context)
-    assert isinstance(found, dg.SensorResult | dg.SkipReason)
-    return found
+class Sensor:
+    """The sensor over its ticks: what Dagster does with a result is done here too."""
+
+    def __init__(self, workspace: Workspace, instance: dg.DagsterInstance) -> None:
+        self._workspace, self._instance = workspace, instance
+        self._cursor: str | None = None
+
+    def look(self) -> list[str]:
+        """The batches whose runs are asked for."""
+        context = dg.build_sensor_context(
+            self._instance, cursor=self._cursor, resources={"workspace": self._workspace}
+        )
+        found = automation.new_source_batches(context)
+        if isinstance(found, dg.SkipReason):
+            self._cursor = context.cursor
+            return []
+        assert isinstance(found, dg.SensorResult)
+        self._cursor = found.cursor
+        for request in found.dynamic_partitions_requests or ():
+            self._instance.add_dynamic_partitions(
+                str(source_batches.name), list(request.partition_keys)
+            )
+        return [str(run.partition_key) for run in found.run_requests or ()]
 
 
-def test_a_new_batch_gets_a_partition_and_a_run(
-    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def sensor(tmp_path: Path, instance: dg.DagsterInstance) -> Sensor:
+    return Sensor(Workspace(root=str(tmp_path)), instance)
+
+
+def test_new_batches_get_partitions_and_runs_once(
+    tmp_path: Path, instance: dg.DagsterInstance, sensor: Sensor
 ) -> None:
-    monkeypatch.setattr(automation, "SETTLED_S", -1.0)
     put_video(tmp_path, "holiday")
     put_video(tmp_path, "city", "sub/walk.MOV")
-    found = look(tmp_path, instance)
-    assert isinstance(found, dg.SensorResult)
-    assert [run.partition_key for run in found.run_requests or ()] == ["city", "holiday"]
-    (request,) = list(found.dynamic_partitions_requests or ())
-    assert request.partition_keys == ["city", "holiday"]
+    (tmp_path / "sources" / "listed.csv").write_text("uri\nholiday/film.mp4\n")
+    # Perhaps they are still being copied.
+    assert sensor.look() == []
+    assert sensor.look() == ["city", "holiday", "listed.csv"]
+    assert set(instance.get_dynamic_partitions(str(source_batches.name))) == {
+        "city",
+        "holiday",
+        "listed.csv",
+    }
+    assert sensor.look() == []
 
 
-def test_a_known_batch_is_left_alone(
-    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+def test_a_batch_that_changes_waits_and_more_videos_of_a_known_one_are_noticed(
+    tmp_path: Path, sensor: Sensor
 ) -> None:
-    monkeypatch.setattr(automation, "SETTLED_S", -1.0)
+    put_video(tmp_path, "holiday", content=b"half")
+    assert sensor.look() == []
+    put_video(tmp_path, "holiday", content=b"half and more")
+    assert sensor.look() == []
+    assert sensor.look() == ["holiday"]
+    put_video(tmp_path, "holiday", "second.mp4")
+    assert sensor.look() == []
+    assert sensor.look() == ["holiday"]
+
+
+def test_a_partition_that_was_added_by_hand_is_left_alone(
+    tmp_path: Path, instance: dg.DagsterInstance, sensor: Sensor
+) -> None:
     put_video(tmp_path, "holiday")
     instance.add_dynamic_partitions(str(source_batches.name), ["holiday"])
-    assert isinstance(look(tmp_path, instance), dg.SkipReason)
+    assert [sensor.look() for _ in range(3)] == [[], [], []]
 
 
-def test_a_batch_that_is_still_being_copied_waits(
-    tmp_path: Path, instance: dg.DagsterInstance
-) -> None:
-    put_video(tmp_path, "holiday")
-    assert isinstance(look(tmp_path, instance), dg.SkipReason)
-
-
-def test_a_folder_without_videos_is_no_batch(
-    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(automation, "SETTLED_S", -1.0)
+def test_what_holds_no_videos_is_no_batch(tmp_path: Path, sensor: Sensor) -> None:
+    # Before there are sources there is nothing to do.
+    assert sensor.look() == []
     put_video(tmp_path, "notes", "readme.txt")
-    assert isinstance(look(tmp_path, instance), dg.SkipReason)
+    put_video(tmp_path, "tables", "list.csv")
+    put_video(tmp_path, ".", "lone.mp4")
+    assert [sensor.look() for _ in range(2)] == [[], []]
 
 
-def test_before_there_are_sources_there_is_nothing_to_do(
-    tmp_path: Path, instance: dg.DagsterInstance
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_batches_may_lie_in_a_bucket(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert isinstance(look(tmp_path, instance), dg.SkipReason)
+    with s3_bucket("stiv-sources") as files:
+        sensor = Sensor(Workspace(sources="s3://stiv-sources/in"), instance)
+        assert sensor.look() == []
+        files.pipe("stiv-sources/in/holiday/film.mp4", b"x")
+        files.pipe("stiv-sources/in/list.jsonl", b"{}")
+        assert [sensor.look() for _ in range(2)] == [[], ["holiday", "list.jsonl"]]
+        files.pipe("stiv-sources/in/holiday/second.mp4", b"x")
+        assert [sensor.look() for _ in range(2)] == [[], ["holiday"]]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(dg.Failure, match="unreachable"):
+        sensor.look()

@@ -1,23 +1,20 @@
 """Curation as Ray jobs on a real cluster of one node: watched, found again, cancelled, refused."""
 
-import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import dagster as dg
-import psutil
 import pytest
 
 from data_engine.schema import ClipStatus
 from data_engine.tables import DatasetPaths, read_clips
 from orchestration.assets import curation
 from orchestration.ray_jobs import PLACE, connect
-from orchestration.ray_session import ClusterError
 from tests.orchestration.builders import BATCH, new_instance, wait_for, write_film
+from tests.orchestration.clusters import free_port, ray_cluster
 from tests.orchestration.job_run import score
 
 pytestmark = [
@@ -28,53 +25,10 @@ pytestmark = [
 ]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Generator[str]:
-    """`ray start --head` on ports of its own; ended with its processes, and no other Ray."""
-    port = free_port()
-    command = [
-        str(Path(sys.executable).with_name("ray")),
-        "start",
-        "--head",
-        "--block",
-        "--disable-usage-stats",
-        f"--port={free_port()}",
-        f"--dashboard-port={port}",
-        f"--dashboard-agent-listen-port={free_port()}",
-        "--num-cpus=2",
-        f"--object-store-memory={200 * 2**20}",
-    ]
-    environment = os.environ | {"RAY_AUTH_MODE": "token"}
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        address = f"http://127.0.0.1:{port}"
-        wait_for(lambda: answers(address), 120)
+    with ray_cluster() as address:
         yield address
-    finally:
-        # Not `ray stop`, which ends every Ray of the user, nor a mere SIGTERM, which takes half a minute.
-        for part in [*psutil.Process(process.pid).children(recursive=True), process]:
-            part.kill()
-        process.wait()
-
-
-def answers(address: str) -> bool:
-    try:
-        connect(address)
-    except ClusterError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="module")

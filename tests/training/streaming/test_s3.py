@@ -2,11 +2,11 @@
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.buckets import s3_bucket
 from training.config import DataConfig
 from training.errors import DataError
 from training.streaming.buckets import Bucket
@@ -21,24 +21,9 @@ CONFIG = DataConfig(height_px=32, width_px=48, cache_bytes=0)
 
 @pytest.fixture(scope="module")
 def bucket(dataset: Path) -> Generator[str]:
-    # Here and not above: the server takes a second to import, in every process that collects the tests.
-    pytest.importorskip("s3fs", reason="needs s3fs: pip install 'stiv[cloud]'")
-    servers: Any = pytest.importorskip("moto.server", reason="needs moto[server], an S3 server")
-    server = servers.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        import fsspec
-
-        files: Any = fsspec.filesystem("s3", skip_instance_cache=True)
-        files.mkdir("stiv-shards")
+    with s3_bucket("stiv-shards") as files:
         files.put(str(dataset / "shards"), "stiv-shards/set/shards", recursive=True)
         yield "s3://stiv-shards/set"
-    server.stop()
 
 
 def test_the_frames_are_those_of_the_shards_on_disk(
