@@ -94,10 +94,13 @@ def _sample(number: int) -> tuple[str, dict[str, bytes]]:
         mask_BL=torch.ones(1, num_tokens, dtype=torch.bool),
         pooled_BD=torch.from_numpy(rng.standard_normal((1, _TEXT_WIDTH), np.float32)),
     )
+    caption = f"a square of colour number {number} moves to the right in front of a wall"
+    packed_text, captions = pack_text([(caption, "template", text)])
     record = LatentRecord(
         clip_id=key,
-        caption=f"a square of colour number {number} moves to the right in front of a wall",
-        original_caption=None,
+        captions=captions,
+        text_width=_TEXT_WIDTH,
+        pooled_text_width=_TEXT_WIDTH,
         num_frames=SHAPE_FCHW[0],
         fps=24.0,
         original_height_px=720,
@@ -109,5 +112,5 @@ def _sample(number: int) -> tuple[str, dict[str, bytes]]:
     return key, {
         "json": record.to_json().encode(),
         LATENTS_MEMBER: latents,
-        TEXT_MEMBER: pack_text({"caption": text}),
+        TEXT_MEMBER: packed_text,
     }

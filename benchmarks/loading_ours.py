@@ -68,9 +68,9 @@ def _as_sample(batch: LoadedBatch) -> Sample:
     found: Sample = {"key": [clip.clip_id for clip in clips], "facts": facts}
     if batch.frames_NFHWC is not None:
         return {**found, "frames": batch.frames_NFHWC}
-    texts = [text for text in batch.texts if text is not None]
-    tokens = [text.tokens_BLD[0] for text in texts]
-    pooled = [text.pooled_BD[0] for text in texts]
+    assert batch.texts is not None
+    tokens = list(batch.texts.tokens_TD.split(batch.texts.lengths))
+    pooled = list(batch.texts.pooled_ND)
     return {**found, "latents": batch.latents_NFCHW, "tokens": tokens, "pooled": pooled}
 
 

@@ -28,7 +28,7 @@ TABLE_2: dict[str, Overrides] = {
         "stages.*.timesteps": "uniform",
         "stages.*.optimizer.name": "adamw",
         "stages.*.optimizer.learning_rate": 1e-4,
-        "data.original_caption_prob": 1.0,
+        "data.caption_weights": {"original": 1.0},
     },
     "+ QK norm": {"model.qk_norm": True},
     "+ Sandwich norm": {"model.sandwich_norm": True},
@@ -49,7 +49,7 @@ TABLE_2: dict[str, Overrides] = {
         "model.text_width": 1280,
         "model.pooled_text_width": 1280,
     },
-    "+ Synth. captions": {"data.original_caption_prob": 0.1},
+    "+ Synth. captions": {"data.caption_weights": {"original": 0.1, "main": 0.9}},
 }
 """T2I, section 3.2. Of the captions the paper says that both are mixed; one original in ten is DiT-Air's mix."""
 

@@ -1,5 +1,6 @@
 """A complete run as frozen, checked, plain data. `recipes.py` holds the named ones."""
 
+import math
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -68,9 +69,11 @@ class DataConfig(FrozenModel):
     """How often each `--dataset` is drawn against the others, in their order; as often as it has samples, if empty."""
     sampling_stride: int = Field(default=3, ge=1)
     """Every n-th frame is taken; 3 in STIV, appendix B. Short clips take a smaller stride."""
-    original_caption_prob: float = Field(default=0.0, ge=0, le=1)
-    """How often a clip that came with a caption of its own shows that one instead of the one written for it.
-    STIV mixes both for images and prints no ratio (section 3.2); DiT-Air takes one in ten."""
+    caption_weights: dict[str, float] = Field(default_factory=dict)
+    """How often a clip with several captions shows each, by source: `original`, `template`, `vlm`, ..., and `main` for the
+    first caption where its source is not named. Captions of one source share its weight; a clip whose captions have none
+    shows the first, as all do if this is empty. STIV mixes original and synthetic ones for images and prints no ratio
+    (section 3.2); DiT-Air takes {original: 0.1, main: 0.9}."""
     random_crop: bool = False
     """Cut the training frame out of the resized one anywhere, not at the centre. Not for latents."""
     flip_prob: float = Field(default=0.0, ge=0, le=1)
@@ -92,6 +95,8 @@ class DataConfig(FrozenModel):
     def _sizes_and_weights(self) -> Self:
         if any(weight <= 0 for weight in self.dataset_weights):
             raise ValueError(f"dataset_weights {self.dataset_weights} must be above 0")
+        if any(not 0 <= weight < math.inf for weight in self.caption_weights.values()):
+            raise ValueError(f"caption_weights {self.caption_weights} must be numbers from 0 on")
         _check_sides("more_sizes_px", self.more_sizes_px)
         if len(set(self.sizes)) < len(self.sizes):
             raise ValueError(f"the sizes {self.sizes} name one twice")

@@ -32,7 +32,7 @@ from training.streaming.shards import LATENTS_MANIFEST_NAME, dataset_names
 CLIPS_PER_SHARD = 128
 CPUS_PER_PROCESS = 0.9
 """Less than a whole one, of which something must be left for Ray's own tasks on a small machine."""
-_VERSION = "latents-v1"
+_VERSION = "latents-v2"
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (clips done, clips in all)."""

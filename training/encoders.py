@@ -131,13 +131,9 @@ class BatchEncoder:
 
     def encode(self, loaded: LoadedBatch) -> TrainBatch:
         """Encode what is not encoded yet; in a `stiv` stage some latent frames are given."""
-        texts = [
-            self._text(sample.caption) if text is None else text
-            for sample, text in zip(loaded.samples, loaded.texts, strict=True)
-        ]
         latents = self._latents(loaded)
         conditions = Conditions(
-            text=concatenate_text([text.to(torch.device("cpu")) for text in texts]),
+            text=self._texts(loaded),
             micro=_micro_conditions(loaded.samples, loaded.bucket),
             given_BF=torch.tensor([sample.given for sample in loaded.samples]),
             given_latents_BCFHW=latents,
@@ -159,10 +155,28 @@ class BatchEncoder:
             return together
         return together[torch.tensor(places, device=together.device).argsort()]
 
+    def _texts(self, loaded: LoadedBatch) -> TextFeatures:
+        """In the order of the samples, too; on the CPU."""
+        if loaded.texts is None:
+            return concatenate_text([self._text(sample.caption) for sample in loaded.samples])
+        found = loaded.texts.padded()
+        if len(loaded.texts.lengths) == len(loaded.samples):
+            return found
+        rows = iter(
+            TextFeatures(found.tokens_BLD[[i]], found.mask_BL[[i]], found.pooled_BD[[i]])
+            for i in range(len(loaded.texts.lengths))
+        )
+        return concatenate_text(
+            [
+                next(rows) if sample.clip.media == "latents" else self._text(sample.caption)
+                for sample in loaded.samples
+            ]
+        )
+
     def _text(self, caption: str) -> TextFeatures:
         features = self._text_of.get(caption)
         if features is None:
-            features = self._encoders.text.encode([caption])
+            features = self._encoders.text.encode([caption]).to("cpu")
             if len(self._text_of) < MAX_CACHED_CAPTIONS:
                 self._text_of[caption] = features
         return features

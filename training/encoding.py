@@ -132,16 +132,17 @@ def _encode(
         for part in frames_FHWC.split(_FRAMES_AT_ONCE)
     ]
     latents_FCHW = torch.cat(parts)
-    captions = {"caption": clip.caption}
-    if clip.original_caption is not None:
-        captions["original"] = clip.original_caption
-    text = {name: encoders.text.encode([caption]) for name, caption in captions.items()}
+    captions = zip(clip.captions, clip.caption_sources, strict=True)
+    packed_text, places = pack_text(
+        [(text, source, encoders.text.encode([text])) for text, source in captions]
+    )
     packed, payload_offset = pack_latents(latents_FCHW)
     num_frames, channels, height, width = latents_FCHW.shape
     record = LatentRecord(
         clip_id=clip.clip_id,
-        caption=clip.caption,
-        original_caption=clip.original_caption,
+        captions=places,
+        text_width=encoders.text.text_width,
+        pooled_text_width=encoders.text.pooled_text_width,
         num_frames=clip.num_frames,
         fps=clip.fps,
         original_height_px=clip.original_height_px,
@@ -153,7 +154,7 @@ def _encode(
     return {
         "json": record.to_json().encode(),
         LATENTS_MEMBER: packed,
-        TEXT_MEMBER: pack_text(text),
+        TEXT_MEMBER: packed_text,
     }
 
 

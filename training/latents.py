@@ -1,36 +1,45 @@
 """How one clip lies in a latent shard: what `encode.py` writes and the loader reads.
 
 KEY.latents.npy        float16, frames x channels x height x width, so that some frames are one stretch of bytes
-KEY.text.safetensors   `caption.tokens` (L x D, float16) and `caption.pooled` (D); `original.*` where the clip has such a caption
-KEY.json               LatentRecord
+KEY.text.safetensors   of each caption `N.tokens` (L x D, float16) and `N.pooled` (D, float32)
+KEY.json               LatentRecord, which also says where in that file they lie, so that nobody has to parse it to train
 """
 
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from modeling.conditioning import TextFeatures
 from training.errors import DataError
 
 LATENTS_MEMBER = "latents.npy"
 TEXT_MEMBER = "text.safetensors"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LATENT_DTYPE = np.dtype("<f2")
-_Place = tuple[torch.dtype, int, int, tuple[int, ...]]
-"""Type, how many numbers, where they begin after the header, and shape."""
-_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+_PLACES = ("tokens_offset", "num_tokens", "pooled_offset")
+POOLED_DTYPE = np.dtype("<f4")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedCaption:
+    """One caption of a clip, and where its features lie in the safetensors file."""
+
+    text: str
+    source: str
+    """As `data_engine.schema.Caption.source`."""
+    tokens_offset: int
+    num_tokens: int
+    pooled_offset: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +47,9 @@ class LatentRecord:
     """The facts of one encoded clip; what micro-conditions derive from is that of the source."""
 
     clip_id: str
-    caption: str
-    original_caption: str | None
+    captions: tuple[EncodedCaption, ...]
+    text_width: int
+    pooled_text_width: int
     num_frames: int
     fps: float
     original_height_px: int
@@ -62,7 +72,7 @@ class LatentRecord:
         """Parse a record.
 
         Raises:
-            DataError: it is of another version or has other fields.
+            DataError: it is of another version, has other fields, or has captions without features.
         """
         values: dict[str, Any] = json.loads(text)
         if values.get("format_version") != FORMAT_VERSION:
@@ -76,7 +86,27 @@ class LatentRecord:
             tuple(values["subsets"]),
             tuple(values["shape_FCHW"]),
         )
+        numbers = [c[n] for c in values["captions"] for n in _PLACES]
+        if not all(isinstance(number, int) for number in numbers):
+            raise DataError(f"the features of a caption lie at {numbers}, which are no places")
+        values["captions"] = tuple(EncodedCaption(**caption) for caption in values["captions"])
         return cls(**values)
+
+    def check_texts(self, size_bytes: int) -> None:
+        """See that the features of all captions lie in a file of this size.
+
+        Raises:
+            DataError: they do not.
+        """
+        for caption in self.captions:
+            tokens_bytes = caption.num_tokens * self.text_width * LATENT_DTYPE.itemsize
+            ends = (
+                caption.tokens_offset + tokens_bytes,
+                caption.pooled_offset + self.pooled_text_width * POOLED_DTYPE.itemsize,
+            )
+            starts = (caption.tokens_offset, caption.pooled_offset, caption.num_tokens - 1)
+            if min(starts) < 0 or max(ends) > size_bytes:
+                raise DataError("the features of a caption do not lie in its text file")
 
 
 def pack_latents(latents_FCHW: Tensor) -> tuple[bytes, int]:
@@ -88,53 +118,50 @@ def pack_latents(latents_FCHW: Tensor) -> tuple[bytes, int]:
     return data, len(data) - array.nbytes
 
 
-def bytes_of(latents_FCHW: NDArray[np.float16]) -> memoryview:
+def bytes_of(numbers: NDArray[Any]) -> memoryview:
     """The bytes of an array that is read into."""
-    return latents_FCHW.reshape(-1).view(np.uint8).data
+    return numbers.reshape(-1).view(np.uint8).data
 
 
-def pack_text(features: Mapping[str, TextFeatures]) -> bytes:
-    """Batches of one text, by name; padding is left away."""
+def pack_text(
+    captions: Sequence[tuple[str, str, TextFeatures]],
+) -> tuple[bytes, tuple[EncodedCaption, ...]]:
+    """A safetensors file, and what is in it. Captions are (text, source, features of a batch of one); padding is left away."""
     tensors: dict[str, Tensor] = {}
-    for name, text in features.items():
-        tensors[f"{name}.tokens"] = text.tokens_BLD[0][text.mask_BL[0]].half().cpu().contiguous()
-        tensors[f"{name}.pooled"] = text.pooled_BD[0].cpu().contiguous()
-    return safetensors.torch.save(tensors)
-
-
-def unpack_text(data: bytearray, name: str) -> TextFeatures:
-    """One of the texts as a batch of one.
-
-    Raises:
-        DataError: it is not there, or the bytes are not safetensors.
-    """
+    for number, (_, _, features) in enumerate(captions):
+        tokens_LD = features.tokens_BLD[0][features.mask_BL[0]]
+        tensors[f"{number}.tokens"] = tokens_LD.half().cpu().contiguous()
+        tensors[f"{number}.pooled"] = features.pooled_BD[0].float().cpu().contiguous()
+    data = safetensors.torch.save(tensors)
     start = 8 + int.from_bytes(data[:8], "little")
-    try:
-        layout = _layout(bytes(data[:start]), len(data))
-        tokens, pooled = (
-            torch.frombuffer(data, dtype=dtype, count=count, offset=start + offset).view(shape)
-            for dtype, count, offset, shape in (layout[f"{name}.tokens"], layout[f"{name}.pooled"])
+    header: dict[str, Any] = json.loads(data[8:start])
+    places = tuple(
+        EncodedCaption(
+            text=text,
+            source=source,
+            tokens_offset=start + header[f"{number}.tokens"]["data_offsets"][0],
+            num_tokens=header[f"{number}.tokens"]["shape"][0],
+            pooled_offset=start + header[f"{number}.pooled"]["data_offsets"][0],
         )
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise DataError(f"text features hold no {name} ({error})") from error
-    mask = torch.ones(1, tokens.shape[0], dtype=torch.bool)
-    return TextFeatures(
-        tokens_BLD=tokens[None].float(), mask_BL=mask, pooled_BD=pooled[None].float()
+        for number, (text, source, _) in enumerate(captions)
     )
+    return data, places
 
 
-@lru_cache(maxsize=1024)
-def _layout(header: bytes, size_bytes: int) -> dict[str, _Place]:
-    """Where the tensors of a safetensors file are. Texts of one length have the same header, so few are parsed.
+@dataclass(frozen=True, slots=True)
+class PackedTexts:
+    """The features of some captions, without padding."""
 
-    Raises:
-        SafetensorError: the header is damaged, or does not fit the size of the file.
-    """
-    # Judged by the library itself, with zeros for the numbers.
-    safetensors.deserialize(header + bytes(max(0, size_bytes - len(header))))
-    facts: dict[str, Any] = json.loads(header[8:])
-    facts.pop("__metadata__", None)
-    return {
-        name: (_DTYPES[t["dtype"]], math.prod(t["shape"]), t["data_offsets"][0], tuple(t["shape"]))
-        for name, t in facts.items()
-    }
+    tokens_TD: Tensor
+    """Of all one after the other; float16."""
+    lengths: tuple[int, ...]
+    pooled_ND: Tensor
+
+    def padded(self) -> TextFeatures:
+        """As a batch; tokens beyond the end of a text are zero and masked."""
+        tokens_BLD = pad_sequence(
+            list(self.tokens_TD.float().split(self.lengths)), batch_first=True
+        )
+        places_L = torch.arange(tokens_BLD.shape[1])
+        mask_BL = places_L < torch.tensor(self.lengths)[:, None]
+        return TextFeatures(tokens_BLD=tokens_BLD, mask_BL=mask_BL, pooled_BD=self.pooled_ND)

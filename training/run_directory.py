@@ -27,7 +27,7 @@ from training.checkpoint import LATEST_NAME, write_json
 from training.config import Task, TrainConfig
 from training.errors import TrainError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ def unpacked(task: str, plan: dict[str, list[int]]) -> Callable[[Sample], Sample
     def latents(raw: Sample) -> Sample:
         text = load_safetensors(raw[TEXT])
         found = {"key": raw["__key__"], "latents": load_npy(raw[LATENTS])}
-        texts = {"tokens": text["caption.tokens"], "pooled": text["caption.pooled"]}
+        texts = {"tokens": text["0.tokens"], "pooled": text["0.pooled"]}
         return {**found, **texts, "facts": json.loads(raw["json"])}
 
     def clips(raw: Sample) -> Sample:
@@ -113,7 +113,7 @@ def webdataset_decode(folder: Path, task: str, unpack: Callable[[Sample], Sample
     def with_text(parts: tuple[Any, ...]) -> Sample:
         key, latents, text, facts = parts
         found = load_safetensors(text)
-        texts = {"tokens": found["caption.tokens"], "pooled": found["caption.pooled"]}
+        texts = {"tokens": found["0.tokens"], "pooled": found["0.pooled"]}
         return {"key": key, "latents": latents, **texts, "facts": facts}
 
     assert task == "latents"

@@ -2,11 +2,14 @@
 
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load
 from torch import Tensor
 
 from data_engine.schema import RECORD_MEMBER
@@ -20,7 +23,6 @@ from training.latents import (
     bytes_of,
     pack_latents,
     pack_text,
-    unpack_text,
 )
 from training.streaming.buckets import plan_stage
 from training.streaming.index import SampleIndex
@@ -41,26 +43,37 @@ def text_of(num_tokens: int, seed: int) -> TextFeatures:
     )
 
 
-def test_texts_of_one_length_keep_their_own_numbers() -> None:
-    # They share a header, which is parsed once.
-    for seed in range(3):
-        text, other = text_of(5, seed), text_of(3, 10 + seed)
-        data = bytearray(pack_text({"caption": text, "original": other}))
-        for name, given, length in (("caption", text, 5), ("original", other, 3)):
-            found = unpack_text(data, name)
-            assert torch.equal(found.tokens_BLD, given.tokens_BLD[:, :length].half().float())
-            assert torch.equal(found.pooled_BD, given.pooled_BD)
-            assert found.mask_BL.shape == (1, length)
-            assert found.mask_BL.all()
+def test_the_record_says_where_each_text_lies() -> None:
+    given = [text_of(5, 0), text_of(3, 1), text_of(9, 2)]
+    data, captions = pack_text([(f"text {n}", "vlm", text) for n, text in enumerate(given)])
+    whole = load(data)
+    for number, (caption, text) in enumerate(zip(captions, given, strict=True)):
+        num_bytes = caption.num_tokens * 8 * 2
+        tokens = np.frombuffer(data, "<f2", num_bytes // 2, caption.tokens_offset).reshape(-1, 8)
+        pooled = np.frombuffer(data, "<f4", 8, caption.pooled_offset)
+        assert np.array_equal(tokens, text.tokens_BLD[0, :-1].half().numpy())
+        assert np.array_equal(tokens, whole[f"{number}.tokens"].numpy())
+        assert np.array_equal(pooled, text.pooled_BD[0].numpy())
 
 
-def test_what_is_no_text_is_refused() -> None:
-    data = bytearray(pack_text({"caption": text_of(4, 0)}))
-    with pytest.raises(DataError, match="text features hold no original"):
-        unpack_text(data, "original")
-    for damaged in (data[:-2], data + b"xx", data[:20], bytearray(b"\xff" * 64), bytearray()):
-        with pytest.raises(DataError, match="text features hold no caption"):
-            unpack_text(damaged, "caption")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokens_offset": 10**9},
+        {"pooled_offset": -1},
+        {"num_tokens": 0},
+        {"num_tokens": 10**9},
+        {"tokens_offset": 1.5},
+    ],
+)
+def test_a_record_that_leads_out_of_its_file_is_refused(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    write_shard(
+        tmp_path / "a.tar", {"clip": torch.randn(4, 2, 4, 5)}, {"clip": text_of(3, 0)}, change
+    )
+    with pytest.raises(DataError, match="the features of a caption"):
+        SampleIndex.open([tmp_path])
 
 
 def test_numbers_read_into_an_array_are_those_that_were_packed() -> None:
@@ -90,17 +103,21 @@ def test_a_batch_holds_the_frames_and_texts_of_its_samples(tmp_path: Path, strid
     for batch in loader.batches(0, 2):
         assert batch.latents_NFCHW is not None
         assert batch.frames_NFHWC is None
-        for sample, latents, text in zip(
-            batch.samples, batch.latents_NFCHW, batch.texts, strict=True
+        assert batch.texts is not None
+        texts_found = batch.texts.padded()
+        for number, (sample, latents) in enumerate(
+            zip(batch.samples, batch.latents_NFCHW, strict=True)
         ):
             key = sample.clip.clip_id
             assert torch.equal(latents, packed[key][list(sample.frame_indices)].half())
-            assert text is not None
-            assert torch.equal(text.pooled_BD, texts[key].pooled_BD)
-            assert (sample.stride, text.tokens_BLD.shape[1]) == (
-                stride,
-                3 + list(packed).index(key),
-            )
+            length = 3 + list(packed).index(key)
+            mask = texts_found.mask_BL[number]
+            assert (sample.stride, int(mask.sum())) == (stride, length)
+            assert mask[:length].all()
+            assert torch.equal(texts_found.pooled_BD[[number]], texts[key].pooled_BD)
+            tokens = texts[key].tokens_BLD[0, :length].half().float()
+            assert torch.equal(texts_found.tokens_BLD[number, :length], tokens)
+            assert not texts_found.tokens_BLD[number, length:].any()
             seen.add(key)
     assert seen == packed.keys()
 
@@ -119,15 +136,23 @@ def test_latents_of_two_autoencoders_are_not_put_into_one_batch(tmp_path: Path) 
         next(loader.batches(0, 1))
 
 
-def write_shard(path: Path, latents: dict[str, Tensor], texts: dict[str, TextFeatures]) -> None:
+def write_shard(
+    path: Path,
+    latents: dict[str, Tensor],
+    texts: dict[str, TextFeatures],
+    change: dict[str, Any] | None = None,
+) -> None:
+    """`change` is of the record's captions."""
     with tarfile.open(path, "w") as tar:
         for key, latents_FCHW in latents.items():
             npy, payload_offset = pack_latents(latents_FCHW)
             num_frames, channels, height, width = latents_FCHW.shape
+            packed_text, captions = pack_text([(f"the caption of {key}", "vlm", texts[key])])
             record = LatentRecord(
                 clip_id=key,
-                caption=f"the caption of {key}",
-                original_caption=None,
+                captions=tuple(replace(caption, **(change or {})) for caption in captions),
+                text_width=8,
+                pooled_text_width=8,
                 num_frames=num_frames,
                 fps=24.0,
                 original_height_px=64,
@@ -139,7 +164,7 @@ def write_shard(path: Path, latents: dict[str, Tensor], texts: dict[str, TextFea
             members = {
                 RECORD_MEMBER: record.to_json().encode(),
                 LATENTS_MEMBER: npy,
-                TEXT_MEMBER: pack_text({"caption": texts[key]}),
+                TEXT_MEMBER: packed_text,
             }
             for extension, data in members.items():
                 info = tarfile.TarInfo(f"{key}.{extension}")

@@ -3,7 +3,7 @@
 import io
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import av
@@ -32,13 +32,16 @@ Members = Mapping[str, ShardMember]
 _VIDEOS = (VIDEO_MEMBER, "webm", "mkv", "avi", "mov", "m4v")
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _MAX_TEXT_BYTES = 2**20
-_NO_LATENTS = {
+_NO_LATENTS: Mapping[str, Any] = {
     "channels": 0,
     "latent_height": 0,
     "latent_width": 0,
-    "text_offset": 0,
-    "text_size_bytes": 0,
+    "text_width": 0,
+    "pooled_text_width": 0,
+    "text_places": [],
 }
+_UNNAMED_SOURCE = "original"
+"""Of captions that lie beside a video or an image and say no more."""
 
 
 def describe_shard(shard: Shard) -> pa.Table:
@@ -57,7 +60,7 @@ def describe_shard(shard: Shard) -> pa.Table:
         rows = [_row(shard, reader, key, members) for key, members in samples.items()]
     finally:
         reader.close()
-    found = [{**row, "has_caption": bool(row["caption"])} for row in rows if row is not None]
+    found = [{**row, "has_caption": bool(row["captions"])} for row in rows if row is not None]
     if len(found) < len(rows):
         logger.warning(
             "%s: %d of %d samples hold neither a video, an image nor latents and are left out",
@@ -95,14 +98,15 @@ def _latents_row(key: str, members: Members, read: Callable[[str], bytes]) -> di
     latents, text = members[LATENTS_MEMBER], members[TEXT_MEMBER]
     if record.payload_offset + record.num_frames * record.frame_bytes != latents.size_bytes:
         raise DataError(f"its latents are not of the shape {record.shape_FCHW}")
+    record.check_texts(text.size_bytes)
     _, channels, height, width = record.shape_FCHW
     return {
         "key": key,
         "media": "latents",
         "offset": latents.offset + record.payload_offset,
         "size_bytes": latents.size_bytes - record.payload_offset,
-        "caption": record.caption,
-        "original_caption": record.original_caption,
+        "captions": [caption.text for caption in record.captions],
+        "caption_sources": [caption.source for caption in record.captions],
         "num_frames": record.num_frames,
         "fps": record.fps,
         "height_px": record.original_height_px,
@@ -111,8 +115,17 @@ def _latents_row(key: str, members: Members, read: Callable[[str], bytes]) -> di
         "channels": channels,
         "latent_height": height,
         "latent_width": width,
-        "text_offset": text.offset,
-        "text_size_bytes": text.size_bytes,
+        "text_width": record.text_width,
+        "pooled_text_width": record.pooled_text_width,
+        "text_places": [
+            number
+            for c in record.captions
+            for number in (
+                text.offset + c.tokens_offset,
+                c.num_tokens,
+                text.offset + c.pooled_offset,
+            )
+        ],
     }
 
 
@@ -120,13 +133,11 @@ def _clip_row(key: str, members: Members, read: Callable[[str], bytes]) -> dict[
     if missing := {VIDEO_MEMBER, RECORD_MEMBER} - members.keys():
         raise DataError(f"clip {key} lacks {sorted(missing)}; build it again")
     record = ClipRecord.from_json(read(RECORD_MEMBER))
-    caption = record.main_text
-    if not caption and CAPTION_MEMBER in members:
-        caption = read(CAPTION_MEMBER).decode(errors="replace").strip()
-    original = next((c.text for c in record.captions if c.source == "original"), None)
+    captions = [(c.text, c.source) for c in record.captions if c.text]
+    if not captions and CAPTION_MEMBER in members:
+        captions = _unnamed(read(CAPTION_MEMBER).decode(errors="replace"))
     facts = {
-        "caption": caption,
-        "original_caption": original,
+        **_captions(captions),
         "num_frames": record.num_frames,
         "fps": record.fps,
         "height_px": record.height_px,
@@ -149,11 +160,7 @@ def _foreign_row(
     caption = facts.get("caption")
     if CAPTION_MEMBER in members:
         caption = read(CAPTION_MEMBER, _MAX_TEXT_BYTES).decode(errors="replace")
-    texts = {
-        "caption": str(caption or "").strip(),
-        "original_caption": None,
-        "subsets": [],
-    }
+    texts = {**_captions(_unnamed(str(caption or ""))), "subsets": []}
     if video := _first(_VIDEOS, members):
         probed = _probe_video(read(video, MAX_MEMBER_BYTES))
         return {**_media(key, "video", members[video]), **texts, **probed}
@@ -162,6 +169,18 @@ def _foreign_row(
         sizes = {"num_frames": 1, "fps": 1.0, "height_px": height_px, "width_px": width_px}
         return {**_media(key, "image", members[image]), **texts, **sizes}
     return None
+
+
+def _unnamed(text: str) -> list[tuple[str, str]]:
+    return [(text.strip(), _UNNAMED_SOURCE)] if text.strip() else []
+
+
+def _captions(captions: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """The columns of texts and their sources."""
+    return {
+        "captions": [text for text, _ in captions],
+        "caption_sources": [source for _, source in captions],
+    }
 
 
 def _first(names: Iterable[str], members: Members) -> str | None:

@@ -31,7 +31,7 @@ from training.streaming.shards import (
 from training.streaming.storage import write_whole
 
 Media = Literal["video", "image", "latents"]
-_VERSION = "index-v2"
+_VERSION = "index-v3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,10 @@ class Clip:
     media: Media
     offset: int
     size_bytes: int
-    caption: str
-    original_caption: str | None
-    """What came with the source, where something did."""
+    captions: tuple[str, ...]
+    """The main one first."""
+    caption_sources: tuple[str, ...]
+    """Of each; `original` for what came with the source."""
     num_frames: int
     fps: float
     original_height_px: int
@@ -56,8 +57,15 @@ class Clip:
     subsets: tuple[str, ...]
     latent_shape_CHW: tuple[int, int, int]
     """Zeros unless `media` is `latents`."""
-    text_offset: int
-    text_size_bytes: int
+    text_widths: tuple[int, int]
+    """Of a token and of the pooled vector; zeros unless `media` is `latents`."""
+    text_places: tuple[int, ...]
+    """Of latents, three numbers for each caption (`rows.py`)."""
+
+    @property
+    def caption(self) -> str:
+        """The main one; empty where there is none."""
+        return self.captions[0] if self.captions else ""
 
 
 class SampleIndex:
@@ -128,54 +136,63 @@ class SampleIndex:
         return self.numbers("has_caption").astype(np.bool_)
 
     def in_subset(self, subset: str) -> NDArray[np.bool_]:
-        rows = np.repeat(np.arange(len(self)), np.diff(self._subset_starts))
+        starts = self._lists["subsets"].starts
+        rows = np.repeat(np.arange(len(self)), np.diff(starts))
         chosen = np.zeros(len(self), np.bool_)
-        chosen[rows[np.array(self._subset_names, np.object_) == subset]] = True
+        chosen[rows[self._values_of("subsets") == subset]] = True
         return chosen
 
     def subsets(self) -> list[str]:
         """The names that any sample knows."""
-        return sorted(set(self._subset_names))
+        return sorted(set(self._values_of("subsets")))
+
+    def caption_sources(self) -> list[str]:
+        """Those that any sample has a caption of."""
+        return sorted(set(self._values_of("caption_sources")))
 
     def clip_ids(self) -> list[str]:
         """Of all samples, in order."""
         return [self._texts["key"].at(row) or "" for row in range(len(self))]
 
     def clip(self, row: int) -> Clip:
-        values, texts = self._columns, self._texts
+        columns, lists = self._columns, self._lists
+        media = cast("Media", self._texts["media"].at(row))
+        is_latents = media == "latents"
         return Clip(
             row=row,
-            clip_id=texts["key"].at(row) or "",
-            location=self.locations[values["shard"].item(row)],
-            media=cast("Media", texts["media"].at(row)),
-            offset=values["offset"].item(row),
-            size_bytes=values["size_bytes"].item(row),
-            caption=texts["caption"].at(row) or "",
-            original_caption=texts["original_caption"].at(row),
-            num_frames=values["num_frames"].item(row),
-            fps=values["fps"].item(row),
-            original_height_px=values["height_px"].item(row),
-            original_width_px=values["width_px"].item(row),
-            subsets=tuple(
-                self._subset_names[self._subset_starts[row] : self._subset_starts[row + 1]]
+            clip_id=self._texts["key"].at(row),
+            location=self.locations[columns["shard"].item(row)],
+            media=media,
+            offset=columns["offset"].item(row),
+            size_bytes=columns["size_bytes"].item(row),
+            captions=lists["captions"].at(row),
+            caption_sources=lists["caption_sources"].at(row),
+            num_frames=columns["num_frames"].item(row),
+            fps=columns["fps"].item(row),
+            original_height_px=columns["height_px"].item(row),
+            original_width_px=columns["width_px"].item(row),
+            subsets=lists["subsets"].at(row),
+            latent_shape_CHW=_triple(columns, row) if is_latents else (0, 0, 0),
+            text_widths=(
+                columns["text_width"].item(row),
+                columns["pooled_text_width"].item(row),
             ),
-            latent_shape_CHW=(
-                values["channels"].item(row),
-                values["latent_height"].item(row),
-                values["latent_width"].item(row),
-            ),
-            text_offset=values["text_offset"].item(row),
-            text_size_bytes=values["text_size_bytes"].item(row),
+            text_places=self._text_places(row) if is_latents else (),
         )
 
-    @cached_property
-    def _subset_starts(self) -> list[int]:
-        """Where the names of each sample begin among `_subset_names`, and the end of the last."""
-        return self._table.column("subsets").combine_chunks().offsets.to_pylist()
+    def _text_places(self, row: int) -> tuple[int, ...]:
+        starts, places = self._places
+        return tuple(places[starts.item(row) : starts.item(row + 1)].tolist())
 
     @cached_property
-    def _subset_names(self) -> list[str]:
-        return self._table.column("subsets").combine_chunks().flatten().to_pylist()
+    def _places(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        column = self._table.column("text_places").combine_chunks()
+        return column.offsets.to_numpy(), column.values.to_numpy()
+
+    def _values_of(self, column: str) -> NDArray[np.object_]:
+        return np.array(
+            self._table.column(column).combine_chunks().flatten().to_pylist(), np.object_
+        )
 
     @cached_property
     def _columns(self) -> dict[str, NDArray[np.int64]]:
@@ -186,8 +203,21 @@ class SampleIndex:
 
     @cached_property
     def _texts(self) -> dict[str, "_Texts"]:
-        names = ("key", "media", "caption", "original_caption")
+        names = ("key", "media")
         return {name: _Texts(self._table.column(name).combine_chunks()) for name in names}
+
+    @cached_property
+    def _lists(self) -> dict[str, "_TextLists"]:
+        names = ("captions", "caption_sources", "subsets")
+        return {name: _TextLists(self._table.column(name).combine_chunks()) for name in names}
+
+
+def _triple(columns: dict[str, NDArray[np.int64]], row: int) -> tuple[int, int, int]:
+    return (
+        columns["channels"].item(row),
+        columns["latent_height"].item(row),
+        columns["latent_width"].item(row),
+    )
 
 
 class _Texts:
@@ -195,17 +225,24 @@ class _Texts:
 
     def __init__(self, array: pa.StringArray) -> None:
         _, offsets, data = array.buffers()
-        self._offsets = np.frombuffer(offsets, np.int32)[array.offset :]
+        self._offsets = np.frombuffer(offsets or b"", np.int32)[array.offset :]
         self._data = memoryview(data or b"")
-        self._is_known = None
-        if array.null_count:
-            self._is_known = array.is_valid().to_numpy(zero_copy_only=False)
 
-    def at(self, row: int) -> str | None:
-        if self._is_known is not None and not self._is_known.item(row):
-            return None
+    def at(self, row: int) -> str:
         start, end = self._offsets.item(row), self._offsets.item(row + 1)
         return str(self._data[start:end], "utf-8")
+
+
+class _TextLists:
+    """A column of lists of texts."""
+
+    def __init__(self, array: pa.ListArray) -> None:
+        self.starts = array.offsets.to_numpy()
+        self._texts = _Texts(array.values)
+
+    def at(self, row: int) -> tuple[str, ...]:
+        start, end = self.starts.item(row), self.starts.item(row + 1)
+        return tuple([self._texts.at(place) for place in range(start, end)])
 
 
 def _path(folder: Path, names: Sequence[str], fingerprints: Sequence[str]) -> Path:

@@ -2,7 +2,7 @@
 
 import logging
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modeling.conditioning import TextFeatures
 from training.config import DataConfig
 from training.errors import DataError
-from training.latents import LATENT_DTYPE
+from training.latents import LATENT_DTYPE, PackedTexts
 from training.streaming.buckets import Bucket, StagePlan
 from training.streaming.order import Sample, SampleOrder, rank_places
 from training.streaming.processes import ProcessLostError, ahead
@@ -23,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 8
 """Samples that are tried for one place of a batch before the data is held to be broken."""
+_WIDTHS = 2
+"""Of tokens and of pooled vectors, one each."""
 _MIN_SEEN = 1000
 """The share of skipped samples is taken of at least so many."""
 
@@ -50,8 +51,8 @@ class LoadedBatch:
     """Of the samples that are not encoded yet, in order."""
     latents_NFCHW: Tensor | None
     """Of the samples that are, in order; float16."""
-    texts: list[TextFeatures | None]
-    """Of each sample, None where the caption is not encoded yet."""
+    texts: PackedTexts | None
+    """Of the samples that are, in order."""
     skipped: list[Skipped]
 
 
@@ -152,7 +153,7 @@ class _Steps:
             samples=[sample for sample, _ in found],
             frames_NFHWC=torch.from_numpy(np.stack(frames)) if frames else None,
             latents_NFCHW=latents.filled(),
-            texts=[read.text for _, read in found],
+            texts=_packed([read for _, read in found]),
             skipped=skipped,
         )
 
@@ -170,6 +171,22 @@ class _Steps:
             f"step {step + 1}: {_MAX_ATTEMPTS} samples one after the other could not be read, the last: "
             f"{skipped[-1].reason}"
         )
+
+
+def _packed(samples: Sequence[ReadSample]) -> PackedTexts | None:
+    tokens = [sample.tokens_LD for sample in samples if sample.tokens_LD is not None]
+    pooled = [sample.pooled_D for sample in samples if sample.pooled_D is not None]
+    if not tokens:
+        return None
+    if len({text.shape[1] for text in tokens} | {-text.shape[0] for text in pooled}) > _WIDTHS:
+        raise DataError(
+            "text features of several widths in a batch; encode all data sets with the same text encoder"
+        )
+    return PackedTexts(
+        tokens_TD=torch.from_numpy(np.concatenate(tokens)),
+        lengths=tuple(map(len, tokens)),
+        pooled_ND=torch.from_numpy(np.stack(pooled)),
+    )
 
 
 class _LatentRows:

@@ -5,6 +5,7 @@ workers, whoever reads them. Streams are infinite and an epoch of a data set may
 dropped: in each epoch of a stream every sample of it comes once.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -14,11 +15,13 @@ import torch
 from modeling.conditioning import given_frames
 from modeling.settings import GivenFrames
 from training.config import DataConfig, StageConfig
-from training.randomness import derive_seed, generator_at
+from training.randomness import generator_at
 from training.streaming.buckets import Bucket, Rows, StagePlan, fitting_stride
 from training.streaming.index import Clip, SampleIndex
 from training.streaming.interleave import Interleave, permutation, whole_counts
 
+_DRAWS = 6
+"""Random numbers that a sample takes."""
 _MAX_CYCLE = 2**22
 """Of steps; with weights that lie far apart a cycle in which every sample comes once would not end."""
 
@@ -28,8 +31,8 @@ class Sample:
     """One place of a global batch: a clip, and what of it to train on."""
 
     clip: Clip
-    shows_original: bool
-    """Whether the caption that came with the source is shown."""
+    caption_number: int
+    """Which of the captions of the clip is shown."""
     frame_indices: tuple[int, ...]
     stride: int
     crop: tuple[float, float] | None
@@ -41,8 +44,8 @@ class Sample:
 
     @property
     def caption(self) -> str:
-        original = self.clip.original_caption
-        return original if self.shows_original and original is not None else self.clip.caption
+        captions = self.clip.captions
+        return captions[self.caption_number] if captions else ""
 
 
 class SampleOrder:
@@ -71,8 +74,8 @@ class SampleOrder:
         total = min(_MAX_CYCLE, max(len(steps), round(most * sum(steps))))
         self._schedule = Interleave(whole_counts(steps, total), (*key, "schedule"))
         self._datasets = cache(self._mix_datasets)
-        # Seeded anew for each sample; making one for each would cost more than the draws.
-        self._generator = torch.Generator()
+        # The draws of two steps: each worker draws those of the whole batch, which costs less than to seed for each sample.
+        self._draws = lru_cache(maxsize=2)(self._draw_step)
         self._permutation = lru_cache(maxsize=4 * len(plan.buckets))(self._draw_permutation)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -116,21 +119,33 @@ class SampleOrder:
         num_frames = bucket.num_frames
         stride = fitting_stride(clip.num_frames, num_frames, self._data.sampling_stride)
         span = (num_frames - 1) * stride + 1
-        generator = self._generator.manual_seed(derive_seed(*self._key, "sample", *where))
-        start = int(torch.randint(clip.num_frames - span + 1, (1,), generator=generator))
-        shows_original, flips, top, left, given = torch.rand(5, generator=generator).tolist()
+        step, place, attempt = where
+        draws = self._draws(step)[place] if attempt == 0 else self._draw_spare(where)
+        start, caption, flips, top, left, given = draws
+        first = int(start * (clip.num_frames - span + 1))
         # Latents were cut out at the centre when they were made.
         is_whole = clip.media != "latents"
         return Sample(
             clip=clip,
-            shows_original=clip.original_caption is not None
-            and shows_original < self._data.original_caption_prob,
-            frame_indices=tuple(range(start, start + span, stride)),
+            caption_number=choose_caption(
+                clip.caption_sources, self._data.caption_weights, caption
+            ),
+            frame_indices=tuple(range(first, first + span, stride)),
             stride=stride,
             crop=(top, left) if is_whole and self._data.random_crop else None,
             flips=is_whole and flips < self._data.flip_prob,
             given=self._given(num_frames, given),
         )
+
+    def _draw_step(self, step: int) -> list[list[float]]:
+        """Numbers from 0 to 1 for each place of the global batch."""
+        generator = generator_at(*self._key, "sample", step)
+        size = (self.bucket(step)[1], _DRAWS)
+        return torch.rand(size, generator=generator, dtype=torch.float64).tolist()
+
+    def _draw_spare(self, where: tuple[int, int, int]) -> list[float]:
+        generator = generator_at(*self._key, "sample", *where)
+        return torch.rand(_DRAWS, generator=generator, dtype=torch.float64).tolist()
 
     def _given(self, num_frames: int, draw: float) -> tuple[bool, ...]:
         which: GivenFrames = "none"
@@ -156,6 +171,24 @@ class SampleOrder:
     def _draw_permutation(self, number: int, dataset: int, epoch: int) -> Rows:
         size = len(self._plan.buckets[number].rows[dataset])
         return permutation(size, *self._key, "epoch", number, dataset, epoch)
+
+
+def choose_caption(sources: Sequence[str], weights: Mapping[str, float], draw: float) -> int:
+    """Which of the captions of these sources a draw from 0 to 1 shows (`DataConfig.caption_weights`)."""
+    if not weights or len(sources) < 2:
+        return 0
+    shares = [
+        weights[source] / sources.count(source)
+        if source in weights
+        else weights.get("main", 0.0) * (number == 0)
+        for number, source in enumerate(sources)
+    ]
+    left = draw * sum(shares)
+    for number, share in enumerate(shares):
+        if left < share:
+            return number
+        left -= share
+    return 0
 
 
 @cache

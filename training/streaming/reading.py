@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeling.conditioning import TextFeatures
 from training.config import DataConfig
 from training.errors import DataError
-from training.latents import LATENT_DTYPE, bytes_of, unpack_text
+from training.latents import LATENT_DTYPE, POOLED_DTYPE, bytes_of
 from training.streaming.buckets import Bucket
 from training.streaming.decode import ClipDecodeError, FramesFHWC, decode_frames, decode_image
 from training.streaming.index import Clip, SampleIndex
@@ -25,11 +24,12 @@ Shape = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class ReadSample:
-    """Either frames (F x H x W x RGB) or latents (F x C x H x W) with the features of the caption."""
+    """Either frames (F x H x W x RGB) or latents (F x C x H x W) with the features of the caption, tokens and pooled."""
 
     frames_FHWC: FramesFHWC | None = None
     latents_FCHW: Latents | None = None
-    text: TextFeatures | None = None
+    tokens_LD: NDArray[np.float16] | None = None
+    pooled_D: NDArray[np.float32] | None = None
 
 
 class SampleReader:
@@ -106,15 +106,28 @@ class SampleReader:
         offset = clip.offset + first * frame_bytes
         latents = place((len(sample.frame_indices), *clip.latent_shape_CHW))
         window = latents if sample.stride == 1 else _new_latents((count, *clip.latent_shape_CHW))
-        self._files.read_into(clip.location, offset, bytes_of(window))
+        self._files.read_into(clip.location, offset, [bytes_of(window)])
         if window is not latents:
             latents[:] = window[:: sample.stride]
-        text = bytearray(clip.text_size_bytes)
-        self._files.read_into(clip.location, clip.text_offset, memoryview(text))
-        return ReadSample(
-            latents_FCHW=latents,
-            text=unpack_text(text, "original" if sample.shows_original else "caption"),
-        )
+        tokens, pooled = self._read_text(clip, sample.caption_number)
+        return ReadSample(latents_FCHW=latents, tokens_LD=tokens, pooled_D=pooled)
+
+    def _read_text(
+        self, clip: Clip, caption: int
+    ) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+        at = 3 * caption
+        tokens_offset, num_tokens, pooled_offset = clip.text_places[at : at + 3]
+        text_width, pooled_width = clip.text_widths
+        tokens = np.empty((num_tokens, text_width), LATENT_DTYPE)
+        pooled = np.empty(pooled_width, POOLED_DTYPE)
+        if pooled_offset + pooled.nbytes == tokens_offset:
+            # So it is where a clip has one caption, as safetensors sorts what it holds.
+            both = [bytes_of(pooled), bytes_of(tokens)]
+            self._files.read_into(clip.location, pooled_offset, both)
+        else:
+            self._files.read_into(clip.location, tokens_offset, [bytes_of(tokens)])
+            self._files.read_into(clip.location, pooled_offset, [bytes_of(pooled)])
+        return tokens, pooled
 
     def _decode(
         self,

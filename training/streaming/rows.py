@@ -8,9 +8,9 @@ SCHEMA = pa.schema(
         ("media", pa.string()),
         ("offset", pa.int64()),
         ("size_bytes", pa.int64()),
-        ("caption", pa.string()),
+        ("captions", pa.list_(pa.string())),
+        ("caption_sources", pa.list_(pa.string())),
         ("has_caption", pa.bool_()),
-        ("original_caption", pa.string()),
         ("num_frames", pa.int32()),
         ("fps", pa.float32()),
         ("height_px", pa.int32()),
@@ -19,7 +19,10 @@ SCHEMA = pa.schema(
         ("channels", pa.int16()),
         ("latent_height", pa.int16()),
         ("latent_width", pa.int16()),
-        ("text_offset", pa.int64()),
-        ("text_size_bytes", pa.int64()),
+        ("text_width", pa.int32()),
+        ("pooled_text_width", pa.int32()),
+        # Of latents, three numbers for each caption: where its tokens begin in the shard, how many they are, and where
+        # the pooled vector begins.
+        ("text_places", pa.list_(pa.int64())),
     ]
 )

@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -72,18 +73,18 @@ class RangeReader:
             DataError: the shard is gone, out of reach or too short.
         """
         data = bytearray(size_bytes)
-        self.read_into(location, offset, memoryview(data))
+        self.read_into(location, offset, [memoryview(data)])
         return bytes(data)
 
-    def read_into(self, location: str, offset: int, buffer: memoryview) -> None:
-        """As `read`, into a buffer of bytes that somebody has already.
+    def read_into(self, location: str, offset: int, buffers: Sequence[memoryview]) -> None:
+        """As `read`, into buffers of bytes that somebody has already, one after the other.
 
         Raises:
             DataError: as `read`.
         """
         for attempt in range(_ATTEMPTS):
             try:
-                num_read = self._read_once(location, offset, buffer)
+                num_read = self._read_once(location, offset, buffers)
                 break
             except OSError as error:
                 self._forget(location)
@@ -93,7 +94,7 @@ class RangeReader:
                 time.sleep(_FIRST_PAUSE_S * 2**attempt)
         else:
             raise AssertionError("the last attempt returns or raises")
-        if num_read != len(buffer):
+        if num_read != sum(map(len, buffers)):
             raise DataError(f"{location} ends inside a member at {offset}; copy the shard again")
 
     def close(self) -> None:
@@ -101,15 +102,20 @@ class RangeReader:
             os.close(descriptor)
         self._open.clear()
 
-    def _read_once(self, location: str, offset: int, buffer: memoryview) -> int:
+    def _read_once(self, location: str, offset: int, buffers: Sequence[memoryview]) -> int:
         if not is_url(location):
-            return os.preadv(self._descriptor(location), [buffer], offset)
+            return os.preadv(self._descriptor(location), buffers, offset)
         files, path = file_system(location)
         limits = {}
         if isinstance(files, fsspec.asyn.AsyncFileSystem) and not files.asynchronous:
             limits["timeout"] = REMOTE_TIMEOUT_S
-        data = cast("bytes", files.cat_file(path, start=offset, end=offset + len(buffer), **limits))
-        buffer[: len(data)] = data
+        end = offset + sum(map(len, buffers))
+        data = cast("bytes", files.cat_file(path, start=offset, end=end, **limits))
+        start = 0
+        for buffer in buffers:
+            part = data[start : start + len(buffer)]
+            buffer[: len(part)] = part
+            start += len(part)
         return len(data)
 
     def _descriptor(self, path: str) -> int:

@@ -13,9 +13,9 @@ FACTS: dict[str, Any] = {
     "media": "video",
     "offset": 0,
     "size_bytes": 1,
-    "caption": "a caption",
+    "captions": ["a caption"],
+    "caption_sources": ["template"],
     "has_caption": True,
-    "original_caption": None,
     "num_frames": 30,
     "fps": 24.0,
     "height_px": 48,
@@ -24,8 +24,9 @@ FACTS: dict[str, Any] = {
     "channels": 0,
     "latent_height": 0,
     "latent_width": 0,
-    "text_offset": 0,
-    "text_size_bytes": 0,
+    "text_width": 0,
+    "pooled_text_width": 0,
+    "text_places": [],
 }
 
 

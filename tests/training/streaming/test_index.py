@@ -54,7 +54,10 @@ def test_the_caption_of_the_text_file_serves_where_the_record_has_none(tmp_path:
         Caption(text="came along", source="original", model="somebody"),
     )
     clip = SampleIndex.open([write_dataset(tmp_path / "both", [8], captions=both)]).clip(0)
-    assert (clip.caption, clip.original_caption) == ("written", "came along")
+    assert (clip.captions, clip.caption_sources) == (
+        ("written", "came along"),
+        ("template", "original"),
+    )
 
 
 def test_an_index_is_made_once_and_mapped_afterwards(

@@ -14,7 +14,7 @@ from training.config import DataConfig, StageConfig
 from training.streaming.buckets import fitting_stride, plan_stage
 from training.streaming.index import SampleIndex
 from training.streaming.interleave import Interleave, whole_counts
-from training.streaming.order import Sample, SampleOrder, rank_places
+from training.streaming.order import Sample, SampleOrder, choose_caption, rank_places
 
 CONFIG = DataConfig(height_px=32, width_px=48, sampling_stride=2)
 PATCHES = (2, 2)
@@ -173,10 +173,11 @@ def test_a_sample_that_cannot_be_read_has_the_same_replacement_everywhere() -> N
 
 
 def test_captions_are_mixed_as_often_as_asked() -> None:
-    index = index_of([{"caption": "written", "original_caption": "came along"}] * 3)
+    told = {"captions": ["written", "came along"], "caption_sources": ["vlm", "original"]}
+    index = index_of([told] * 3)
 
     def share(prob: float) -> float:
-        mixed = CONFIG.model_copy(update={"original_caption_prob": prob})
+        mixed = CONFIG.model_copy(update={"caption_weights": {"original": prob, "main": 1 - prob}})
         order = order_of(index, tiny_stage("t2v"), mixed)
         captions = [s.caption for step in range(1000) for s in global_batch(order, step)]
         assert set(captions) <= {"written", "came along"}
@@ -185,6 +186,24 @@ def test_captions_are_mixed_as_often_as_asked() -> None:
     assert share(0.0) == 0
     assert share(1.0) == 1
     assert abs(share(0.1) - 0.1) < 4 * (0.1 * 0.9 / 2000) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ({}, [1, 0, 0, 0]),
+        ({"main": 1, "original": 1}, [0.5, 0, 0, 0.5]),
+        ({"vlm": 2, "template": 2}, [0.5, 0.25, 0.25, 0]),
+        ({"elsewhere": 1}, [1, 0, 0, 0]),
+    ],
+)
+def test_captions_of_one_source_share_its_weight(
+    weights: dict[str, float], expected: list[float]
+) -> None:
+    sources = ("template", "vlm", "vlm", "original")
+    draws = np.arange(1000) / 1000
+    chosen = [choose_caption(sources, weights, draw) for draw in draws]
+    assert np.bincount(chosen, minlength=4) / 1000 == pytest.approx(expected, abs=2e-3)
 
 
 def test_a_stage_gives_the_frames_it_names_and_mixes_its_modes() -> None:
