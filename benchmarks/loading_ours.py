@@ -64,7 +64,9 @@ def one_epoch(dataset: Path, task: str) -> Callable[[], Iterable[Sample]]:
 
 def _as_sample(batch: LoadedBatch) -> Sample:
     clips = [sample.clip for sample in batch.samples]
-    facts = [{"caption": c.caption, "fps": c.fps, "num_frames": c.num_frames} for c in clips]
+    facts = [
+        {"captions": [{"text": c.caption}], "fps": c.fps, "num_frames": c.num_frames} for c in clips
+    ]
     found: Sample = {"key": [clip.clip_id for clip in clips], "facts": facts}
     if batch.frames_NFHWC is not None:
         return {**found, "frames": batch.frames_NFHWC}

@@ -101,7 +101,7 @@ def fit_autoencoder(
         clip = index.clip(row)
         places = torch.linspace(0, clip.num_frames - 1, num_frames).long().unique()
         try:
-            chosen.append(torch.from_numpy(reader.frames(clip, places.tolist(), bucket)))
+            chosen.append(torch.tensor(reader.frames(clip, places.tolist(), bucket)))
         except DataError as error:
             logger.warning("the autoencoder is fitted without %s: %s", clip.clip_id, error)
     if not chosen:

@@ -223,7 +223,8 @@ def digests(batch: Sample) -> dict[str, str]:
             for name in ("tokens", "pooled"):
                 digest.update(batch[name][place].float().numpy().tobytes())
             facts = batch["facts"][place]
-            digest.update(f"{facts['caption']} {facts['fps']} {facts['num_frames']}".encode())
+            caption = facts["captions"][0]["text"]
+            digest.update(f"{caption} {facts['fps']} {facts['num_frames']}".encode())
         found[str(key)] = digest.hexdigest()
     return found
 

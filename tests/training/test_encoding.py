@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from data_engine.schema import Caption
 from tests.training.builders import tiny_config, tiny_stage, write_dataset
 from training.config import TrainConfig
 from training.encoders import BatchEncoder, fit_autoencoder, load_encoders
@@ -101,6 +102,30 @@ def test_a_batch_of_clips_and_latents_stays_in_order(dataset: Path, tmp_path: Pa
         assert torch.allclose(batch.latents_BCFHW[place], expected, atol=5e-3)
 
 
+def test_every_caption_of_a_clip_is_encoded_and_shown_by_weight(tmp_path: Path) -> None:
+    texts = {"template": "a square", "vlm": "a small square wanders to the right", "original": "x"}
+    captions = tuple(Caption(text=t, source=s, model="test") for s, t in texts.items())
+    data = write_dataset(tmp_path / "data", [12] * 4, captions=captions)
+    write_part(data, tmp_path / "out")
+    config, stage = tiny_config(), tiny_stage("t2v")
+    weights = {"vlm": 1.0, "original": 1.0}
+    weighted = config.data.model_copy(update={"caption_weights": weights})
+    latents = SampleIndex.open([tar_path(tmp_path / "out", "0" * 16)])
+    assert latents.clip(0).captions == tuple(texts.values())
+    encoders = load_encoders(config, tmp_path / "out" / "autoencoder.safetensors", CPU)
+    order = SampleOrder(
+        latents, plan_stage(latents, stage, weighted, (2, 2)), (0, "t2v"), stage, weighted
+    )
+    loader = BatchLoader(order, SampleReader(latents, weighted, tmp_path), weighted)
+    shown: set[str] = set()
+    for loaded in loader.batches(0, 8):
+        assert loaded.texts is not None
+        for sample, pooled_D in zip(loaded.samples, loaded.texts.pooled_ND, strict=True):
+            assert torch.equal(pooled_D, encoders.text.encode([sample.caption]).pooled_BD[0])
+            shown.add(sample.caption)
+    assert shown == {texts["vlm"], texts["original"]}
+
+
 def test_the_same_clips_give_the_same_bytes(dataset: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_part(dataset, tmp_path / name)
@@ -161,6 +186,7 @@ import json, sys
 from dataclasses import asdict
 from pathlib import Path
 from orchestration.ray_session import ray_session
+from data_engine.schema import Caption
 from tests.training.builders import tiny_config
 from training import encode
 encode.CLIPS_PER_SHARD = 2

@@ -22,6 +22,8 @@ from training.streaming.interleave import Interleave, permutation, whole_counts
 
 _DRAWS = 6
 """Random numbers that a sample takes."""
+_MIN_CYCLE = 1000
+"""Of what is mixed: of fewer, a stated share would be rounded."""
 _MAX_CYCLE = 2**22
 """Of steps; with weights that lie far apart a cycle in which every sample comes once would not end."""
 
@@ -71,7 +73,7 @@ class SampleOrder:
         most = max(
             b.num_samples / b.batch_size / s for b, s in zip(plan.buckets, steps, strict=True)
         )
-        total = min(_MAX_CYCLE, max(len(steps), round(most * sum(steps))))
+        total = min(_MAX_CYCLE, max(_MIN_CYCLE, round(most * sum(steps))))
         self._schedule = Interleave(whole_counts(steps, total), (*key, "schedule"))
         self._datasets = cache(self._mix_datasets)
         # The draws of two steps: each worker draws those of the whole batch, which costs less than to seed for each sample.
@@ -158,15 +160,16 @@ class SampleOrder:
         weights = self._plan.dataset_weights
         drawn: list[float] = list(sizes)
         if weights is not None:
-            # A data set's weight is divided among its buckets as its samples are.
-            wholes = [
-                sum(len(bucket.rows[d]) for bucket in self._plan.buckets) for d in range(len(sizes))
-            ]
+            # A data set's weight is divided among its buckets as its samples are; single frames are a mixture of their own.
+            is_single = self._plan.buckets[number].bucket.num_frames == 1
+            alike = [b for b in self._plan.buckets if (b.bucket.num_frames == 1) == is_single]
+            wholes = [sum(len(bucket.rows[d]) for bucket in alike) for d in range(len(sizes))]
             drawn = [
                 weight * size / max(whole, 1)
                 for weight, size, whole in zip(weights, sizes, wholes, strict=True)
             ]
-        return Interleave(whole_counts(drawn, sum(sizes)), (*self._key, "mixture", number))
+        total = sum(sizes) if weights is None else max(_MIN_CYCLE, sum(sizes))
+        return Interleave(whole_counts(drawn, total), (*self._key, "mixture", number))
 
     def _draw_permutation(self, number: int, dataset: int, epoch: int) -> Rows:
         size = len(self._plan.buckets[number].rows[dataset])
