@@ -32,6 +32,10 @@ class TextEncoder(Protocol):
         """Longer texts are cut."""
         ...
 
+    def num_tokens(self, text: str) -> int:
+        """Of the whole text, with those that mark its ends, before any cut."""
+        ...
+
     def encode(self, texts: list[str]) -> TextFeatures: ...
 
 
@@ -58,6 +62,9 @@ class MiniLMTextEncoder:
         self._model = model.to(device).requires_grad_(False).eval()
         self.text_width = int(self._model.config.hidden_size)
         self.pooled_text_width = self.text_width
+
+    def num_tokens(self, text: str) -> int:
+        return len(self._tokenizer(text, verbose=False).input_ids)
 
     @torch.no_grad()
     def encode(self, texts: list[str]) -> TextFeatures:
@@ -114,6 +121,12 @@ class OpenCLIPTextEncoder:
         self.text_width = int(tower.ln_final.weight.shape[0])
         self.pooled_text_width = self.text_width
 
+    def num_tokens(self, text: str) -> int:
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        if inner is not None:
+            return len(inner(text, verbose=False).input_ids)
+        return len(self._tokenizer.encode(text)) + 2
+
     @torch.no_grad()
     def encode(self, texts: list[str]) -> TextFeatures:
         ids_BL: Tensor = self._tokenizer(texts).to(self._device)
@@ -152,6 +165,9 @@ class T5TextEncoder:
         self.text_width = int(loaded.config.d_model)
         self.pooled_text_width = self.text_width
 
+    def num_tokens(self, text: str) -> int:
+        return len(self._tokenizer(text, verbose=False).input_ids)
+
     @torch.no_grad()
     def encode(self, texts: list[str]) -> TextFeatures:
         batch = self._tokenizer(
@@ -183,6 +199,9 @@ class ClassLabelEncoder:
         self._index[""] = len(class_names)
         self._device = device
         self.text_width = self.pooled_text_width = len(self._index)
+
+    def num_tokens(self, text: str) -> int:
+        return 1
 
     def encode(self, texts: list[str]) -> TextFeatures:
         """Raises:

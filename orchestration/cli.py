@@ -5,12 +5,13 @@ Each command imports what it needs when it is called, so that `stiv --help` answ
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from orchestration.cli_evaluate import register as register_evaluation
+from orchestration.cli_generate import register as register_generation
 from orchestration.errors import USER_ERRORS
 from orchestration.progress import progress_reporter
 from orchestration.ray_session import LOCAL, ray_session
@@ -22,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
 )
 console = Console(soft_wrap=True)
+register_generation(app)
 register_evaluation(app)
 
 _DATASET_HELP = "Folder of the data set."
@@ -230,60 +232,6 @@ def encode(
         results = encode_for_stages(config, dataset, out, num_gpus=num_gpus, on_progress=show)
     for result in results:
         print_encoded(console, result)
-
-
-@app.command()
-def generate(
-    run: RunOption,
-    out: Annotated[Path, typer.Option("--out", help="The mp4 file to write.")],
-    prompt: Annotated[str, typer.Option("--prompt", help="What the video should show.")] = "",
-    image: Annotated[Path | None, typer.Option("--image", help="The first frame.")] = None,
-    video: Annotated[
-        Path | None, typer.Option("--video", help="To be continued, or to be filled up.")
-    ] = None,
-    task: Annotated[
-        Literal["t2v", "ti2v", "prediction", "upsampling", "interpolation", "long"] | None,
-        typer.Option("--task", help="Follows from the inputs, if left out."),
-    ] = None,
-    stage: Annotated[
-        str | None,
-        typer.Option("--stage", help="A finished stage, if not the last that can do it."),
-    ] = None,
-    negative_prompt: Annotated[str, typer.Option("--negative-prompt")] = "",
-    seed: Annotated[int, typer.Option("--seed")] = 0,
-    steps: Annotated[int | None, typer.Option("--steps", help="Sampling steps.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option("--guidance-scale")] = None,
-    strict_join: Annotated[
-        bool, typer.Option("--strict-join", help="Of a long video: show each key frame once.")
-    ] = False,
-) -> None:
-    """Sample a video from a trained run: from text, an image, or the frames of a video."""
-    from orchestration.summary import print_generated
-    from training.generate import GenerateRequest
-    from training.generate import generate as sample
-    from training.long_video import generate_long
-
-    request = GenerateRequest(
-        prompt=prompt,
-        image=image,
-        video=video,
-        task=None if task == "long" else task,
-        stage=stage,
-        negative_prompt=negative_prompt,
-        seed=seed,
-        num_sampling_steps=steps,
-        guidance_scale=guidance_scale,
-    )
-    with progress_reporter(console) as reporter:
-
-        def show(done: int, total: int) -> None:
-            reporter.update("sample", done, total, "steps")
-
-        if task == "long":
-            result = generate_long(run, request, out, strict_join=strict_join, on_step=show)
-        else:
-            result = sample(run, request, out, on_step=show)
-    print_generated(console, result)
 
 
 @app.command()

@@ -77,14 +77,14 @@ def run_demo(home: Path, console: Console) -> None:
     with progress_reporter(console) as reporter, clock.step("generate"):
         text_to_video = generate(
             run,
-            GenerateRequest(prompt=prompt),
+            GenerateRequest(prompt=prompt, cut_prompt=True),
             run / "samples" / "text_to_video.mp4",
             reuse=True,
             on_step=_show(reporter, "t2v"),
         )
         image_to_video = generate(
             run,
-            GenerateRequest(prompt=prompt, image=image),
+            GenerateRequest(prompt=prompt, image=image, cut_prompt=True),
             run / "samples" / "image_to_video.mp4",
             reuse=True,
             on_step=_show(reporter, "ti2v"),

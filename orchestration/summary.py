@@ -91,7 +91,9 @@ def print_training(console: Console, result: TrainResult) -> None:
 
 
 def print_generated(console: Console, result: GenerateResult) -> None:
-    lines = [f"video: {short(result.video)}", f"frames: {short(result.contact_sheet)}"]
+    lines = [f"frames: {short(result.contact_sheet)}"]
+    if result.video != result.contact_sheet:
+        lines.insert(0, f"video: {short(result.video)}")
     if result.given_psnr_db is not None:
         lines.append(
             f"given frames against what was given, both through the autoencoder: {result.given_psnr_db:.1f} dB"

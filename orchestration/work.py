@@ -112,7 +112,9 @@ def _sample(
     on_progress(WorkProgress("sample", len(samples), len(prompts), "prompts"))
     if RunDirectory(Path(run)).load_config().stages[stage].task == "stiv":
         out = Path(run) / stage / "previews" / "with_first_frame.mp4"
-        asked = GenerateRequest(prompt=prompts[0], image=Path(first_frame), stage=stage)
+        asked = GenerateRequest(
+            prompt=prompts[0], image=Path(first_frame), stage=stage, cut_prompt=True
+        )
         made = generate(Path(run), asked, out)
         samples.append(
             {

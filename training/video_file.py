@@ -1,4 +1,4 @@
-"""Frames to files that a person can look at: an H.264 video and a contact sheet."""
+"""Frames to files that a person can look at: an H.264 video, a GIF and a contact sheet."""
 
 import math
 from fractions import Fraction
@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from training.streaming.decode import FramesFHWC
 
@@ -40,8 +41,23 @@ def write_video(frames: FramesFHWC, path: Path, fps: float, comment: str = "") -
         container.mux(stream.encode())
 
 
-def write_contact_sheet(frames: FramesFHWC, path: Path) -> None:
-    """All frames in reading order on one PNG."""
+def write_gif(frames: FramesFHWC, path: Path, fps: float, comment: str = "") -> None:
+    """An endless GIF. It counts time in hundredths of a second, so the rate is rounded, to at most 50 a second."""
+    images = [Image.fromarray(frame) for frame in frames]
+    duration_ms = max(2, round(100 / fps)) * 10
+    images[0].save(
+        path,
+        format="GIF",
+        save_all=True,
+        append_images=images[1:],
+        duration=duration_ms,
+        loop=0,
+        comment=comment.encode(),
+    )
+
+
+def write_contact_sheet(frames: FramesFHWC, path: Path, comment: str = "") -> None:
+    """All frames in reading order on one PNG. `comment` is a text chunk of the file."""
     num_frames, height_px, width_px = frames.shape[:3]
     columns = min(CONTACT_SHEET_COLUMNS, num_frames)
     rows = math.ceil(num_frames / columns)
@@ -54,4 +70,12 @@ def write_contact_sheet(frames: FramesFHWC, path: Path) -> None:
     for index, frame in enumerate(frames):
         row, column = divmod(index, columns)
         sheet.paste(Image.fromarray(frame), (column * step_px[1], row * step_px[0]))
-    sheet.save(path, format="PNG")
+    save_png(sheet, path, comment)
+
+
+def save_png(image: Image.Image, path: Path, comment: str = "") -> None:
+    """`comment` is a text chunk of that name."""
+    chunks = PngInfo()
+    if comment:
+        chunks.add_itxt("Comment", comment)
+    image.save(path, format="PNG", pnginfo=chunks)

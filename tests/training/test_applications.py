@@ -12,7 +12,6 @@ from training.clip_sampler import IDENTICAL_PSNR_DB
 from training.errors import GenerateError
 from training.generate import GenerateRequest, GenerateResult, GenerateTask, generate
 from training.given_inputs import read_video
-from training.long_video import generate_long
 from training.loop import prepare_run, train_stage
 from training.streaming.decode import decode_frames
 
@@ -86,7 +85,8 @@ def test_a_video_is_predicted_unless_another_task_is_named(
 
 
 def long(run: Path, out: Path, *, strict_join: bool) -> GenerateResult:
-    return generate_long(run, GenerateRequest(prompt="a square"), out, strict_join=strict_join)
+    asked = GenerateRequest(prompt="a square", task="long", strict_join=strict_join)
+    return generate(run, asked, out)
 
 
 def test_a_long_video_has_the_count_of_the_paper_or_that_of_a_strict_join(
@@ -102,9 +102,9 @@ def test_a_long_video_has_the_count_of_the_paper_or_that_of_a_strict_join(
 
 def test_every_step_of_a_long_video_is_told(run: Path, tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
-    generate_long(
+    generate(
         run,
-        GenerateRequest(prompt="a square"),
+        GenerateRequest(prompt="a square", task="long"),
         tmp_path / "v.mp4",
         on_step=lambda done, total: steps.append((done, total)),
     )
@@ -144,7 +144,7 @@ def test_a_run_without_gaps_says_what_it_lacks(dataset: Path, tmp_path: Path) ->
     prepare_run(config, [dataset], tmp_path)
     train_stage(config, "stiv", [dataset], tmp_path)
     with pytest.raises(GenerateError, match=r"given='first_and_last'; finished in .*: stiv"):
-        generate_long(tmp_path, GenerateRequest(prompt="x"), tmp_path / "v.mp4")
+        generate(tmp_path, GenerateRequest(prompt="x", task="long"), tmp_path / "v.mp4")
 
 
 def test_the_frames_that_are_asked_for_are_read(film: Path) -> None:

@@ -131,12 +131,12 @@ def test_the_settings_are_in_the_video_file_without_any_path(
 
 
 def test_the_given_image_is_left_alone(run: Path, tmp_path: Path) -> None:
-    image = tmp_path / "cat.png"
+    image = tmp_path / "cat.jpg"
     Image.fromarray(moving_square(1, 5)[0]).save(image)
     before = image.read_bytes()
     generate(run, GenerateRequest(prompt="a cat", image=image), tmp_path / "cat.mp4")
     assert image.read_bytes() == before
-    with pytest.raises(GenerateError, match=r"cat\.png does not end in \.mp4"):
+    with pytest.raises(GenerateError, match=r"cat\.jpg does not end in \.mp4, \.gif or \.png"):
         generate(run, GenerateRequest(prompt="a cat"), image)
 
 

@@ -48,6 +48,8 @@ def make_video(
             image=image,
             task=task,
             stage=sampling.stage,
+            # Captions are cut in training as well.
+            cut_prompt=True,
             seed=seed,
             num_sampling_steps=sampling.num_sampling_steps,
             guidance_scale=sampling.guidance_scale,
