@@ -11,7 +11,9 @@ from training.errors import GenerateError
 from training.generate_request import GenerateRequest, GenerateTask
 
 COLUMNS = ("prompt", "class", "negative_prompt", "seed", "image", "video", "task")
-_READERS: dict[str, Callable[[str], Iterator[tuple[int, dict[str, Any]]]]] = {}
+
+_Lines = Iterator[tuple[int, dict[str, Any]]]
+"""Numbers of lines, and their columns."""
 
 
 def read_prompts(path: Path, common: GenerateRequest) -> list[GenerateRequest]:
@@ -77,13 +79,13 @@ def _seed(found: Any) -> int:
     raise GenerateError(f"seed is {found!r}, expected a whole number")
 
 
-def _text_lines(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _text_lines(text: str) -> _Lines:
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             yield number, {"prompt": line.strip()}
 
 
-def _csv_lines(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_lines(text: str) -> _Lines:
     reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
     for columns in reader:
         if None in columns or None in columns.values():
@@ -94,7 +96,7 @@ def _csv_lines(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield reader.line_num, columns
 
 
-def _json_lines(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_lines(text: str) -> _Lines:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -109,4 +111,8 @@ def _json_lines(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, columns
 
 
-_READERS |= {".txt": _text_lines, ".csv": _csv_lines, ".jsonl": _json_lines}
+_READERS: dict[str, Callable[[str], _Lines]] = {
+    ".txt": _text_lines,
+    ".csv": _csv_lines,
+    ".jsonl": _json_lines,
+}

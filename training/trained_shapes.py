@@ -36,7 +36,7 @@ def trained_shapes(config: TrainConfig, stage: str) -> list[TrainedShape]:
 
 
 def nearest_shape(config: TrainConfig, stage: str, wanted: WantedShape) -> TrainedShape:
-    """The trained shape whose sides and length differ by the smallest factors from what is wanted.
+    """The trained shape whose aspect ratio, then area, then length are nearest to what is wanted.
 
     Raises:
         GenerateError: only one side is given, or a number is too small.
@@ -71,10 +71,13 @@ def explain_shape(
     )
 
 
-def _distance(shape: TrainedShape, wanted: WantedShape) -> float:
-    pairs = (
-        (shape.height_px, wanted.height_px),
-        (shape.width_px, wanted.width_px),
-        (shape.num_frames, wanted.num_frames),
-    )
-    return sum(abs(math.log(found / asked)) for found, asked in pairs if asked is not None)
+def _distance(shape: TrainedShape, wanted: WantedShape) -> tuple[float, float, float]:
+    """In aspect ratio, which counts most as in training, in area and in length, each as a factor."""
+    aspect = area = length = 0.0
+    if wanted.height_px is not None and wanted.width_px is not None:
+        rows, columns = shape.height_px / wanted.height_px, shape.width_px / wanted.width_px
+        # To a hundredth, as clips are given their size in training.
+        aspect, area = round(abs(math.log(rows / columns)), 2), abs(math.log(rows * columns))
+    if wanted.num_frames is not None:
+        length = abs(math.log(shape.num_frames / wanted.num_frames))
+    return aspect, area, length
