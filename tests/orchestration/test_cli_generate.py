@@ -1,0 +1,159 @@
+import hashlib
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from orchestration.cli import app
+from tests.training.builders import tiny_config, tiny_stage, write_dataset
+from training.errors import GenerateError
+from training.generate import GenerateRequest, OpenRun
+from training.generate_many import plan_many
+from training.generated_files import GenerateResult
+from training.loop import prepare_run, train_stage
+
+pytestmark = pytest.mark.slow
+
+TABLE = "prompt,seed\na red square,1\na red square,2\na blue square,1\n"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished text-to-video stage of two steps."""
+    folder = tmp_path_factory.mktemp("run")
+    dataset, run = write_dataset(folder / "squares", [12, 12]), folder / "run"
+    config = tiny_config(stages={"t2v": tiny_stage("t2v", num_steps=2)})
+    prepare_run(config, [dataset], run)
+    train_stage(config, "t2v", [dataset], run)
+    return run
+
+
+def stiv_generate(*words: object) -> Result:
+    return CliRunner().invoke(app, ["generate", *map(str, words)])
+
+
+def videos_of(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.mp4")}
+
+
+def test_every_setting_reaches_the_file(run: Path, tmp_path: Path) -> None:
+    words = ["--run", run, "--prompt", "a square", "--out", tmp_path / "v.gif"]
+    words += ["--seed", 3, "--steps", 1, "--solver", "heun", "--guidance-scheme", "separate"]
+    words += ["--cfg", 2, "--image-cfg", 3, "--fps", 5, "--num-frames", 9, "--format", "gif"]
+    words += ["--height", 64, "--width", 96, "--negative-prompt", "red"]
+    result = stiv_generate(*words)
+    assert result.exit_code == 0, result.output
+    assert (
+        "64x96 px and 9 frames asked for; stage t2v was trained at 32x48 px, 4 frames"
+        in result.output
+    )
+    assert "1 of 1  steps" in result.output
+    made = json.loads((tmp_path / "v.settings.json").read_text())
+    expected = {
+        "seed": 3,
+        "num_sampling_steps": 1,
+        "solver": "heun",
+        "guidance_scheme": "separate",
+        "guidance_scale": 2.0,
+        "image_guidance_scale": 3.0,
+        "fps": 5.0,
+        "num_frames": 4,
+        "negative_prompt": "red",
+    }
+    assert {key: made[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--prompts", "p.csv", "--prompt", "a"),
+        ("--num-workers", 2),
+        ("--format", "gif"),
+    ],
+)
+def test_options_that_do_not_go_together_are_a_usage_error(
+    run: Path, words: tuple[object, ...]
+) -> None:
+    assert stiv_generate("--run", run, "--out", "v.mp4", *words).exit_code == 2
+
+
+def test_a_file_of_prompts_becomes_a_folder_of_videos(run: Path, tmp_path: Path) -> None:
+    table, out = tmp_path / "p.csv", tmp_path / "videos"
+    table.write_text(TABLE)
+    result = stiv_generate("--run", run, "--prompts", table, "--out", out)
+    assert result.exit_code == 0, result.output
+    listed = [json.loads(line) for line in (out / "videos.jsonl").read_text().splitlines()]
+    assert [(line["prompt"], line["seed"]) for line in listed] == [
+        ("a red square", 1),
+        ("a red square", 2),
+        ("a blue square", 1),
+    ]
+    assert videos_of(out).keys() == {line["file"] for line in listed}
+    before = videos_of(out)
+    (out / listed[1]["file"]).unlink()
+    again = stiv_generate("--run", run, "--prompts", table, "--out", out)
+    assert "3 videos, 2 of them made before" in again.output
+    assert videos_of(out) == before
+
+
+def test_a_prompt_that_fails_leaves_the_others(run: Path, tmp_path: Path) -> None:
+    table = tmp_path / "p.txt"
+    table.write_text("a square\n" + "word " * 200 + "\n")
+    result = stiv_generate("--run", run, "--prompts", table, "--out", tmp_path / "videos")
+    assert isinstance(result.exception, GenerateError)
+    assert "1 of 2 videos were not made: the prompt 'word word" in str(result.exception)
+    assert len(videos_of(tmp_path / "videos")) == 1
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("default")
+@pytest.mark.usefixtures("local_ray")
+def test_workers_make_the_same_videos(run: Path, tmp_path: Path) -> None:
+    table = tmp_path / "p.csv"
+    table.write_text(TABLE)
+    words = ("--run", run, "--prompts", table, "--out")
+    alone = stiv_generate(*words, tmp_path / "alone")
+    assert alone.exit_code == 0, alone.output
+    together = stiv_generate(*words, tmp_path / "together", "--num-workers", 2)
+    assert together.exit_code == 0, together.output
+    assert len(videos_of(tmp_path / "alone")) == 3
+    assert videos_of(tmp_path / "together") == videos_of(tmp_path / "alone")
+    many = stiv_generate(*words, tmp_path / "many", "--num-workers", 1000)
+    assert "--num-workers is 1000, but Ray has room for" in str(many.exception)
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("default")
+@pytest.mark.usefixtures("local_ray")
+def test_a_video_whose_process_was_killed_is_made_by_another(run: Path, tmp_path: Path) -> None:
+    from training.generate_launch import make_on_workers
+
+    # So many steps that the process can be killed in the middle of them.
+    asked = GenerateRequest(prompt="a square", num_sampling_steps=300)
+    jobs = plan_many(OpenRun(run), [asked], tmp_path, "mp4")
+    killed: list[int] = []
+
+    def kill_once(name: str, done: int, total: int) -> None:
+        if not killed:
+            (maker,) = [p for p in _descendants() if "_Maker" in _title(p)]
+            killed.append(maker.pid)
+            maker.kill()
+
+    (made,) = make_on_workers(run, jobs, 1, on_step=kill_once)
+    assert killed
+    assert isinstance(made, GenerateResult)
+    assert videos_of(tmp_path).keys() == {made.video.name}
+
+
+def _descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
