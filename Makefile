@@ -21,7 +21,7 @@ setup: $(VENV)/.installed ## Make the virtual environment with the pinned packag
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --constraint constraints.txt --editable '.[ui,dev]'
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --constraint constraints.txt --editable '.[ui,app,dev]'
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --constraint constraints.txt --no-deps --reinstall-package $(HEADLESS) $(HEADLESS)
 	@touch $@
 
@@ -56,7 +56,7 @@ test-numerics: setup ## The proofs of docs/fidelity.md, on the CPU
 test-ray: setup ## The tests that start a local Ray
 	$(BIN)/pytest -m "ray and not ui"
 
-test-ui: setup browser ## The tests that drive the Dagster UI in Chromium
+test-ui: setup browser ## The tests that drive the Dagster UI and the app in Chromium
 	$(BIN)/pytest -m ui
 
 browser: ## Install Chromium for the UI tests, where apt-get and root are at hand

@@ -1,4 +1,4 @@
-"""The command that makes videos from a run: registered on the app of `orchestration.cli`."""
+"""The commands that make videos from a run: registered on the app of `orchestration.cli`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,8 +19,9 @@ console = Console(soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command of this module to an app."""
+    """Add the commands of this module to an app."""
     app.command()(generate)
+    app.command("app")(open_app)
 
 
 def generate(
@@ -216,3 +217,24 @@ def _generate_many(
 
 def _say(line: str) -> None:
     console.print(line, highlight=False, markup=False)
+
+
+def open_app(
+    run: Annotated[list[Path], typer.Option("--run", help="Folder of a training run; repeatable.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the videos.")] = Path("videos"),
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 7860,
+) -> None:
+    """Open a web page on this machine that makes videos and sets checkpoints side by side."""
+    from importlib.util import find_spec
+
+    if find_spec("gradio") is None:
+        raise typer.BadParameter("the page needs Gradio: pip install 'stiv[app]'")
+    from orchestration.app.page import HOST, serve
+    from orchestration.app.session import Session
+
+    session = Session(run, out)
+    _say(f"http://{HOST}:{port} (Ctrl-C ends it); videos: {session.out}")
+    try:
+        serve(session, port)
+    except OSError as error:
+        raise typer.BadParameter(f"--port {port} cannot be opened: {error}") from error

@@ -95,7 +95,7 @@ def dagster_dev(home: Path, **variables: str) -> Generator[Server]:
     (home / "sources").mkdir(exist_ok=True)
     package = Path(orchestration.__file__).parent
     shutil.copy(package / "dagster.yaml", home / "dagster")
-    port = _free_port()
+    port = free_port()
     dagster = str(Path(sys.executable).with_name("dagster"))
     command = [
         dagster,
@@ -130,7 +130,7 @@ def dagster_dev(home: Path, **variables: str) -> Generator[Server]:
         _wait_until_up(server, process)
         yield server
     finally:
-        _end(process)
+        end(process)
 
 
 @contextmanager
@@ -186,7 +186,7 @@ class Page:
         self._browser.execute_script("arguments[0].click()", self.see(text))
 
     def type(self, placeholder: str, text: str) -> None:
-        fields = (By.CSS_SELECTOR, f"input[placeholder='{placeholder}']")
+        fields = (By.CSS_SELECTOR, f"[placeholder='{placeholder}']")
         field = self._wait.until(lambda browser: browser.find_element(*fields))
         field.send_keys(text)
 
@@ -211,6 +211,31 @@ class Page:
         picture = self._wait.until(lambda browser: browser.find_element(*pictures))
         return self._browser.execute_script("return arguments[0].naturalWidth", picture)
 
+    def upload(self, path: Path) -> None:
+        """Give a picture to the first field that takes files, and wait until it is shown."""
+        fields = (By.CSS_SELECTOR, "input[type='file']")
+        self._wait.until(lambda browser: browser.find_element(*fields)).send_keys(str(path))
+        shown = (By.CSS_SELECTOR, f"img[src$='{path.name}']")
+        self._wait.until(lambda browser: browser.find_element(*shown))
+
+    def play(self, count: int) -> list[str]:
+        """The addresses of the visible videos, once there are so many and each has a decoded picture."""
+        script = (
+            "return [...document.querySelectorAll('video')]"
+            ".filter(v => v.offsetParent && v.videoWidth > 0).map(v => v.src)"
+        )
+        return self._wait.until(
+            lambda browser: len(found := browser.execute_script(script)) == count and found,
+            f"not {count} videos on {self._browser.current_url}",
+        )
+
+    def hosts(self) -> set[str]:
+        """Every host that the page has asked for something."""
+        script = (
+            "return performance.getEntriesByType('resource').map(e => new URL(e.name).hostname)"
+        )
+        return set(self._browser.execute_script(script))
+
     def save(self, path: Path) -> None:
         """A screenshot as a palette PNG, a third as large as a true-colour one."""
         time.sleep(2)  # Dialogs fade in.
@@ -218,7 +243,7 @@ class Page:
             picture.convert("RGB").quantize(128).save(path, optimize=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -232,7 +257,7 @@ def _wait_until_up(server: Server, process: subprocess.Popen[bytes]) -> None:
         time.sleep(1)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
         process.wait(timeout=30)
