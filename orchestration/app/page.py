@@ -9,8 +9,9 @@ from typing import Any, get_args
 # Read when Gradio is imported: it would otherwise tell its makers that it was started.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "0"
 import gradio as gr
+from gradio.themes import Base
 
-from orchestration.app.session import Refused, Session, Shown
+from orchestration.app.session import OnStep, Refused, Session, Shown
 from orchestration.errors import USER_ERRORS
 from training.generate import GenerateRequest
 from training.generate_request import GenerateTask, GuidanceScheme, Solver
@@ -53,7 +54,7 @@ def serve(session: Session, port: int) -> None:
         footer_links=[],
         allowed_paths=[str(session.out)],
         max_file_size=MAX_VIDEO_BYTES,
-        theme=gr.themes.Base(**THEME_FONTS),
+        theme=Base(**THEME_FONTS),
     )
 
 
@@ -96,26 +97,28 @@ def _generate_tab(session: Session, page: gr.Blocks) -> None:
     history = gr.Gallery(
         label="History, the newest first", columns=4, object_fit="contain", buttons=BUTTONS
     )
+    # As the page shows it: the folder may hold more by now.
+    names: Any = gr.State([])
     result = [video, sheet, settings, note]
 
     def run(values: Values, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008  (how Gradio passes it)
         with _one_line():
             known = {**session.automatic(), **session.models()}
             request = _request(fields, values)
-            shown, said = session.make(
-                known[values[model]], request, lambda done, total: progress((done, total))
-            )
-        return [*_outputs(shown, said), _gallery(session)]
+            shown, said = session.make(known[values[model]], request, _bar(progress))
+        return [*_outputs(shown, said), *_past(session)]
 
-    def pick(chosen: gr.SelectData) -> list[Any]:
-        past = session.history()
-        # The list on the page may be older than the folder.
-        return _outputs(past[chosen.index], "") if chosen.index < len(past) else [None] * 4
+    def pick(names: list[str], chosen: gr.SelectData) -> list[Any]:
+        found = session.find(names[chosen.index])
+        return [None] * len(result) if found is None else _outputs(found, "")
 
-    inputs = {model, *fields.values()}
-    button.click(run, inputs, [*result, history], **ONE_AT_A_TIME)
-    history.select(pick, None, result)
-    page.load(lambda: _gallery(session), None, history)
+    def load() -> list[Any]:
+        return _past(session)
+
+    inputs: set[Any] = {model, *fields.values()}
+    button.click(run, inputs, [*result, history, names], **ONE_AT_A_TIME)
+    history.select(pick, names, result)
+    page.load(load, None, [history, names])
 
 
 def _compare_tab(session: Session, page: gr.Blocks) -> None:
@@ -131,14 +134,16 @@ def _compare_tab(session: Session, page: gr.Blocks) -> None:
             if not values[chosen]:
                 raise gr.Error("choose at least one checkpoint", print_exception=False)
             request = _request(fields, values)
-            made_by = session.compare(
-                values[chosen], request, lambda done, total: progress((done, total))
-            )
+            made_by = session.compare(values[chosen], request, _bar(progress))
             return [_plain(one) for one in made_by]
 
-    button.click(run, {chosen, *fields.values()}, made, **ONE_AT_A_TIME)
-    # A run may go on training while the page is open.
-    page.load(lambda: gr.CheckboxGroup(list(session.models())), None, chosen)
+    def load() -> gr.CheckboxGroup:
+        # A run may go on training while the page is open.
+        return gr.CheckboxGroup(list(session.models()))
+
+    inputs: set[Any] = {chosen, *fields.values()}
+    button.click(run, inputs, made, **ONE_AT_A_TIME)
+    page.load(load, None, chosen)
 
     @gr.render(inputs=made)
     def side_by_side(all_files: Sequence[Files]) -> None:
@@ -229,8 +234,17 @@ def _plain(one: Shown | Refused) -> Files:
     return one.line, str(one.video), str(one.sheet), ""
 
 
-def _gallery(session: Session) -> list[tuple[str, str]]:
-    return [(str(shown.sheet), shown.line) for shown in session.history()]
+def _past(session: Session) -> list[Any]:
+    """Pictures and lines of the history, and the names of the videos."""
+    past = session.history()
+    return [[(str(one.sheet), one.line) for one in past], [one.video.name for one in past]]
+
+
+def _bar(progress: gr.Progress) -> OnStep:
+    def show(done: int, total: int) -> None:
+        progress((done, total), unit="steps")
+
+    return show
 
 
 @contextmanager

@@ -116,6 +116,10 @@ class Session:
         newest = sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)
         return [shown for path in newest if (shown := _read(path)) is not None]
 
+    def find(self, video: str) -> Shown | None:
+        """The one of this name, if it is still there."""
+        return _read(self.out / Path(video).with_suffix(SETTINGS_SUFFIX).name)
+
 
 def _shown(result: GenerateResult) -> Shown:
     return Shown(_line(result.facts), result.video, result.contact_sheet, result.facts)
@@ -136,7 +140,7 @@ def _read(settings: Path) -> Shown | None:
 
 
 def _line(facts: dict[str, Any]) -> str:
-    text = facts["prompt"] or facts["task"]
+    text = f"{facts['task']}: {facts['prompt']}" if facts["prompt"] else facts["task"]
     return (
         f"{text} ({facts['model']}: {facts['stage']}, {facts['checkpoint']}, seed {facts['seed']})"
     )

@@ -61,7 +61,7 @@ def test_a_video_is_made_once_and_stays_in_the_history(run: Path, tmp_path: Path
     asked = GenerateRequest(prompt="a square", num_frames=9)
     shown, note = session.make(model, asked, ignore)
     assert "9 frames asked for" in note
-    assert shown.line == "a square (test: stiv, step-000004, seed 0)"
+    assert shown.line == "t2v: a square (test: stiv, step-000004, seed 0)"
     steps: list[int] = []
     again, _ = session.make(model, asked, lambda done, total: steps.append(done))
     assert (again, steps) == (shown, [])
@@ -70,6 +70,9 @@ def test_a_video_is_made_once_and_stays_in_the_history(run: Path, tmp_path: Path
     later = Session([run], tmp_path / "videos").history()
     assert [past.settings["prompt"] for past in later] == ["a circle", "a square"]
     assert later[1].video == shown.video
+    assert session.find(shown.video.name) == shown
+    shown.video.unlink()
+    assert session.find(shown.video.name) is None
 
 
 def test_checkpoints_are_set_side_by_side(run: Path, photo: Path, tmp_path: Path) -> None:
@@ -137,12 +140,15 @@ def test_the_page_makes_videos_and_compares_checkpoints(
         page.type("What the video should show", "a red square")
         page.click("Make the video")
         (first,) = page.play(1)
-        page.see("a red square (test: stiv, step-000004, seed 0)")
+        page.see("t2v: a red square (test: stiv, step-000004, seed 0)")
         page.upload(photo)
         page.click("Make the video")
         page.see('"ti2v"')
         (second,) = page.play(1)
         assert second != first
+        page.click("t2v: a red square (test: stiv, step-000004, seed 0)")
+        page.see('"t2v"')
+        assert page.play(1) == [first]
 
         page.click("Compare checkpoints")
         page.type("The same prompt for all", "a red square")

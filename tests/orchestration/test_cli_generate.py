@@ -4,8 +4,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from orchestration.cli import app
 from tests.training.builders import tiny_config, tiny_stage, write_dataset
