@@ -64,12 +64,12 @@ class Session:
         }
 
     def models(self) -> dict[str, Model]:
-        """Every checkpoint of every finished video stage, by label. Read anew: a run may be training."""
+        """Every checkpoint of every finished stage, by label. Read anew: a run may be training."""
         found = [
             Model(run, name, checkpoint.name)
             for run, opened in self._opened.items()
-            for name, stage in opened.config.stages.items()
-            if stage.task != "t2i" and opened.run.stage(name).result() is not None
+            for name in opened.config.stages
+            if opened.run.stage(name).result() is not None
             for checkpoint in sorted(opened.run.stage(name).checkpoints.glob("step-*"))
         ]
         return {model.label: model for model in found}

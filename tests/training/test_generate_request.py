@@ -121,14 +121,23 @@ def test_a_class_is_known_or_costs_one_line() -> None:
 
 def test_views_and_long_videos_take_what_they_need() -> None:
     image, film = Path("o.png"), Path("v.mp4")
-    assert task_of(GenerateRequest(task="multi_view", image=image)) == "multi_view"
-    assert task_of(GenerateRequest(task="long", image=image)) == "long"
+    config = tiny_config()
+    assert task_of(config, GenerateRequest(task="multi_view", image=image)) == "multi_view"
+    assert task_of(config, GenerateRequest(task="long", image=image)) == "long"
     with pytest.raises(GenerateError, match="task multi_view takes an image, but nothing"):
-        task_of(GenerateRequest(task="multi_view"))
+        task_of(config, GenerateRequest(task="multi_view"))
     with pytest.raises(GenerateError, match="but a video is given"):
-        task_of(GenerateRequest(task="long", video=film))
+        task_of(config, GenerateRequest(task="long", video=film))
     with pytest.raises(GenerateError, match="takes no prompt"):
         prompt_of(tiny_config(), GenerateRequest(prompt="a cup"), "multi_view")
+
+
+def test_the_task_follows_from_the_stage_that_is_named() -> None:
+    views = tiny_stage("stiv", num_frames=7, text_dropout_prob=1.0)
+    config = tiny_config(stages={"t2i": tiny_stage("t2i"), "views": views})
+    assert task_of(config, GenerateRequest(stage="t2i")) == "t2i"
+    assert task_of(config, GenerateRequest(stage="views", image=Path("o.png"))) == "multi_view"
+    assert task_of(config, GenerateRequest(stage="views")) == "t2v"
 
 
 def test_the_count_of_a_long_video_is_that_of_the_paper() -> None:

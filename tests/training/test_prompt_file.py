@@ -49,7 +49,7 @@ def test_json_lines_say_the_same(tmp_path: Path) -> None:
         ("p.jsonl", '["a"]', "expected {...}"),
         ("p.jsonl", '{"prompt": 3}', "prompt is 3, expected text"),
         ("p.jsonl", '{"seed": 1.5}', "seed is 1.5"),
-        ("p.jsonl", '{"task": "t3v"}', "task 't3v' is none of t2v"),
+        ("p.jsonl", '{"task": "t3v"}', "task 't3v' is none of t2i"),
     ],
 )
 def test_a_line_that_does_not_fit_is_named(tmp_path: Path, name: str, text: str, said: str) -> None:
