@@ -4,7 +4,7 @@ other. What a video looks like does not depend on who makes it."""
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import torch
@@ -26,19 +26,26 @@ class _Maker:
 
     def __init__(self, run_dir: str) -> None:
         self._opened = OpenRun(Path(run_dir))
-        self._progress = ("", 0, 0)
+        self._progress = (0, 0)
 
     def make(self, job: Job) -> Made:
         # A setting of the thread that calls it, so not in __init__.
         torch.set_num_threads(self._opened.config.threads_per_worker)
 
-        def show(name: str, done: int, total: int) -> None:
-            self._progress = (name, done, total)
+        def show(_: str, done: int, total: int) -> None:
+            self._progress = (done, total)
 
         return make_job(self._opened, job, show)
 
-    def progress(self) -> tuple[str, int, int]:
+    def progress(self) -> tuple[int, int]:
         return self._progress
+
+
+class _Busy(NamedTuple):
+    slot: int
+    maker: Any
+    job: Job
+    attempt: int
 
 
 def make_on_workers(
@@ -64,46 +71,47 @@ def make_on_workers(
     }
     actor: Any = ray.remote(**options)(_Maker)
     waiting = deque((job, 1) for job in jobs)
-    idle = [actor.remote(str(run_dir.resolve())) for _ in range(min(num_workers, len(jobs)))]
-    busy: dict[Any, tuple[Any, Job, int]] = {}
+    path = str(run_dir.resolve())
+    idle = {slot: actor.remote(path) for slot in range(1, min(num_workers, len(jobs)) + 1)}
+    busy: dict[Any, _Busy] = {}
     try:
         while waiting or busy:
             while waiting and idle:
-                maker, (job, attempt) = idle.pop(), waiting.popleft()
-                busy[maker.make.remote(job)] = (maker, job, attempt)
+                (slot, maker), (job, attempt) = idle.popitem(), waiting.popleft()
+                busy[maker.make.remote(job)] = _Busy(slot, maker, job, attempt)
             done, _ = ray.wait(list(busy), timeout=_POLL_S)
             for reference in done:
-                maker, job, attempt = busy.pop(reference)
+                slot, maker, job, attempt = busy.pop(reference)
                 try:
                     yield ray.get(reference)
-                    idle.append(maker)
+                    idle[slot] = maker
                 except RayTaskError:
                     raise
                 except RayError as error:
                     # The process was killed, or its machine is gone.
-                    idle.append(actor.remote(str(run_dir.resolve())))
+                    idle[slot] = actor.remote(path)
                     if attempt < MAX_ATTEMPTS:
                         waiting.append((job, attempt + 1))
                     else:
-                        yield Failure(
-                            job.out, f"its process died {attempt} times ({_line_of(error)})"
-                        )
-            _tell([maker for maker, _, _ in busy.values()], on_step)
+                        died = f"its process died {attempt} times ({_line_of(error)})"
+                        yield Failure(job.out, died)
+            _tell(list(busy.values()), on_step)
     finally:
-        for maker in [*idle, *(maker for maker, _, _ in busy.values())]:
+        for maker in [*idle.values(), *(one.maker for one in busy.values())]:
             ray.kill(maker)
 
 
-def _tell(makers: Sequence[Any], on_step: OnStep) -> None:
-    asked = [maker.progress.remote() for maker in makers]
+def _tell(busy: Sequence[_Busy], on_step: OnStep) -> None:
+    asked = {one.maker.progress.remote(): one.slot for one in busy}
     # One that is still loading its models, or has just died, has nothing to tell.
-    for reference in ray.wait(asked, num_returns=len(asked), timeout=_POLL_S)[0] if asked else ():
+    ready = ray.wait(list(asked), num_returns=len(asked), timeout=_POLL_S)[0] if asked else ()
+    for reference in ready:
         try:
-            name, done, total = ray.get(reference)
+            done, total = ray.get(reference)
         except RayError:
             continue
         if total:
-            on_step(name, done, total)
+            on_step(f"worker {asked[reference]}", done, total)
 
 
 def _check_room(num_workers: int, num_gpus: float) -> None:

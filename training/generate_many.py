@@ -41,7 +41,7 @@ class Failure:
 
 Made = GenerateResult | Failure
 OnStep = Callable[[str, int, int], None]
-"""Called with (name of the file, steps done, steps in all)."""
+"""Called with (who makes the video, steps done, steps in all)."""
 OnNote = Callable[[str], None]
 
 
@@ -108,7 +108,7 @@ def make_job(opened: OpenRun, job: Job, on_step: OnStep) -> Made:
     """The video of one job, or why it cannot be made."""
 
     def show(done: int, total: int) -> None:
-        on_step(job.out.name, done, total)
+        on_step("sample", done, total)
 
     try:
         return opened.make(opened.plan(job.request, job.out), show)

@@ -33,7 +33,17 @@ def test_help_lists_the_commands() -> None:
     command = Path(sys.executable).with_name("stiv")
     ran = subprocess.run([command, "--help"], capture_output=True, text=True, check=False)
     assert ran.returncode == 0
-    for name in ("samples", "curate", "stats", "lineage", "encode", "train", "generate", "demo"):
+    for name in (
+        "samples",
+        "curate",
+        "stats",
+        "lineage",
+        "encode",
+        "train",
+        "generate",
+        "app",
+        "demo",
+    ):
         assert name in ran.stdout
 
 
