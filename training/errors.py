@@ -4,6 +4,7 @@ TrainingError
 |-- DataError           the shards are missing, broken or hold no usable clip
 |-- CheckpointError     a checkpoint is missing, damaged or of another version
 |-- TrainError          a run cannot start or go on
+|-- PlanError           a run does not fit on the GPUs that it is planned for, or they are unknown
 |-- GenerateError       a video cannot be made from this run
 `-- EvaluationError     videos cannot be judged: too few, unreadable, or without the data or model asked for
 """
@@ -23,6 +24,10 @@ class CheckpointError(TrainingError):
 
 class TrainError(TrainingError):
     """A run cannot start or go on."""
+
+
+class PlanError(TrainingError):
+    """A run cannot be laid out on the GPUs it is planned for: too little memory, or an unknown GPU."""
 
 
 class GenerateError(TrainingError):
