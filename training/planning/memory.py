@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, fields, is_dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from modeling.conditioning import Conditions, MicroConditions, TextFeatures
 from modeling.config import STIVConfig
@@ -62,6 +63,7 @@ class PassCase:
     clip: ClipShape
     micro_batch: int
     recompute: RecomputePolicy
+    device: Literal["cpu", "cuda"]
     half: bool
     """Mixed precision: activations in bfloat16."""
     half_weights: bool
@@ -117,8 +119,12 @@ class LiveBytes(TorchDispatchMode):
         self.live -= self._sizes.pop(key)
 
 
-class _NormsInFloat32(TorchFunctionMode):
-    """Autocast of a GPU norms in float32; that of the CPU does not."""
+class _AsOnGpu(TorchFunctionMode):
+    """What CUDA does otherwise than the CPU: a fused RMS norm, and norms in float32 under mixed precision."""
+
+    def __init__(self, *, half: bool) -> None:
+        super().__init__()
+        self._half = half
 
     def __torch_function__(
         self,
@@ -127,9 +133,27 @@ class _NormsInFloat32(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func in (torch.layer_norm, torch.rms_norm, torch.group_norm):
-            args = tree_map(_to_float32, args)
-        return func(*args, **(kwargs or {}))
+        named = kwargs or {}
+        if func in (F.layer_norm, F.rms_norm, F.group_norm) and self._half:
+            args = tuple(_to_float32(value) for value in args)
+            named = {name: _to_float32(value) for name, value in named.items()}
+        if func is F.rms_norm:
+            return _FusedRMSNorm.apply(args[0], named["weight"])
+        return func(*args, **named)
+
+
+class _FusedRMSNorm(torch.autograd.Function):
+    """The shapes of a fused RMS norm with a weight: it keeps its input and a number for each row."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor) -> Tensor:
+        context.save_for_backward(x, weight, x.new_empty((*x.shape[:-1], 1)))
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # one output
+        x, weight, _ = context.saved_tensors
+        return torch.empty_like(x), torch.empty_like(weight)
 
 
 def _to_float32(value: Any) -> Any:
@@ -169,10 +193,11 @@ def run_without_content(case: PassCase, depth: int) -> PassBytes:
         meter = LiveBytes([*network.parameters(), *_tensors(step)])
         for block in network.blocks[-2:]:
             _when_gradient_arrives(block, lambda: parts.append(meter.restart_peak()))
-        with meter, _NormsInFloat32() if case.half else nullcontext():
+        with meter, _AsOnGpu(half=case.half) if case.device == "cuda" else nullcontext():
             with torch.autocast("cpu", torch.bfloat16, enabled=case.half):
                 loss = stage_loss(network, (config, case.stage), *step)
-            loss.loss.backward()
+            # Not as a method, which this mode would serve, and modes are off meanwhile.
+            torch.autograd.backward(loss.loss)
         parts.append(meter.restart_peak())
     return PassBytes(parts[0], parts[1], parts[-1])
 
