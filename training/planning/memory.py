@@ -8,9 +8,9 @@ otherwise on a GPU is done here as well.
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass, fields, is_dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -193,13 +193,23 @@ def run_without_content(case: PassCase, depth: int) -> PassBytes:
         meter = LiveBytes([*network.parameters(), *_tensors(step)])
         for block in network.blocks[-2:]:
             _when_gradient_arrives(block, lambda: parts.append(meter.restart_peak()))
-        with meter, _AsOnGpu(half=case.half) if case.device == "cuda" else nullcontext():
-            with torch.autocast("cpu", torch.bfloat16, enabled=case.half):
+        as_there = _AsOnGpu(half=case.half) if case.device == "cuda" else nullcontext()
+        for block in [*network.blocks, *network.unmasked_blocks]:
+            # By itself too: a mode is off in the backward pass, where blocks are computed again.
+            block.forward = partial(_within, as_there, block.forward)
+        with meter:
+            with as_there, torch.autocast("cpu", torch.bfloat16, enabled=case.half):
                 loss = stage_loss(network, (config, case.stage), *step)
-            # Not as a method, which this mode would serve, and modes are off meanwhile.
-            torch.autograd.backward(loss.loss)
+            loss.loss.backward()
         parts.append(meter.restart_peak())
     return PassBytes(parts[0], parts[1], parts[-1])
+
+
+def _within(
+    context: AbstractContextManager[Any], forward: Callable[..., Tensor], *inputs: Any
+) -> Tensor:
+    with context:
+        return forward(*inputs)
 
 
 def _line(places: Sequence[int], values: Sequence[PassBytes], place: int) -> PassBytes:
