@@ -12,6 +12,7 @@ from rich.console import Console
 
 from orchestration.cli_evaluate import register as register_evaluation
 from orchestration.cli_generate import register as register_generation
+from orchestration.cli_plan import register as register_plan
 from orchestration.errors import USER_ERRORS
 from orchestration.progress import progress_reporter
 from orchestration.ray_session import LOCAL, ray_session
@@ -25,6 +26,7 @@ app = typer.Typer(
 console = Console(soft_wrap=True)
 register_generation(app)
 register_evaluation(app)
+register_plan(app)
 
 _DATASET_HELP = "Folder of the data set."
 _RUN_HELP = "Folder of the training run."

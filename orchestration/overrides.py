@@ -101,4 +101,6 @@ def _parse(text: str) -> Any:
 
 def _explain(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"]) or "configuration"
-    return f"{where}: {error['msg']}, got {error['input']!r}"
+    # Of a rule about several fields the input is all of them, which the message has chosen from.
+    found = "" if isinstance(error["input"], Mapping) else f", got {error['input']!r}"
+    return f"{where}: {error['msg']}{found}"

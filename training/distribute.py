@@ -55,6 +55,8 @@ def replicate(model: STIV, config: TrainConfig, stage: StageConfig, worker: Work
     return DistributedDataParallel(
         model,
         device_ids=[worker.device] if worker.device.type == "cuda" else None,
+        # Else gradients would be held twice.
+        gradient_as_bucket_view=True,
         # Without masking the mask token has no gradient.
         find_unused_parameters=stage.mask_ratio == 0 and stage.temporal_mask_ratio == 0,
     )

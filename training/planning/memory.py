@@ -170,17 +170,12 @@ def pass_bytes(case: PassCase) -> PassBytes:
 
 
 def estimated_pass_bytes(case: PassCase) -> PassBytes:
-    """The same, from passes over one and two samples: nearly as exact, and these passes are remembered."""
-    return _line(
-        (1, 2), [_remembered(replace(case, micro_batch=few)) for few in (1, 2)], case.micro_batch
-    )
+    """The same, from passes over one and two clips: nearly as exact, and these are run once for all sizes."""
+    few = [pass_bytes(replace(case, micro_batch=number)) for number in (1, 2)]
+    return _line((1, 2), few, case.micro_batch)
 
 
 @cache
-def _remembered(case: PassCase) -> PassBytes:
-    return pass_bytes(case)
-
-
 def run_without_content(case: PassCase, depth: int) -> PassBytes:
     """Forward and backward of the network with `depth` main blocks."""
     config = case.model.model_copy(update={"depth": depth})

@@ -223,7 +223,7 @@ def _plan_group(
             if count
         )
         tokens = bucket.num_tokens(*patches)
-        batch_size = _batch_size(stage, tokens)
+        batch_size = batch_size_of(stage, tokens)
         found = PlannedBucket(bucket, tuple(of_dataset), batch_size, drawn, tokens)
         if found.num_samples < batch_size:
             raise DataError(
@@ -235,7 +235,7 @@ def _plan_group(
     return planned
 
 
-def _batch_size(stage: StageConfig, tokens_per_sample: int) -> int:
+def batch_size_of(stage: StageConfig, tokens_per_sample: int) -> int:
     if stage.tokens_per_batch is None:
         return stage.batch_size
     unit = stage.batch_multiple
