@@ -119,7 +119,7 @@ class LiveBytes(TorchDispatchMode):
         self.live -= self._sizes.pop(key)
 
 
-class _AsOnGpu(TorchFunctionMode):
+class AsOnGpu(TorchFunctionMode):
     """What CUDA does otherwise than the CPU: a fused RMS norm, and norms in float32 under mixed precision."""
 
     def __init__(self, *, half: bool) -> None:
@@ -183,12 +183,12 @@ def run_without_content(case: PassCase, depth: int) -> PassBytes:
         network = STIV(config, recompute=case.recompute)
     parts: list[int] = []
     with FakeTensorMode():
-        _fill(network, case)
-        step = _inputs(case)
-        meter = LiveBytes([*network.parameters(), *_tensors(step)])
+        fill(network, case)
+        step = step_inputs(case)
+        meter = LiveBytes([*network.parameters(), *tensors_of(step)])
         for block in network.blocks[-2:]:
             _when_gradient_arrives(block, lambda: parts.append(meter.restart_peak()))
-        as_there = _AsOnGpu(half=case.half) if case.device == "cuda" else nullcontext()
+        as_there = AsOnGpu(half=case.half) if case.device == "cuda" else nullcontext()
         for block in [*network.blocks, *network.unmasked_blocks]:
             # By itself too: a mode is off in the backward pass, where blocks are computed again.
             block.forward = partial(_within, as_there, block.forward)
@@ -218,7 +218,7 @@ def _line(places: Sequence[int], values: Sequence[PassBytes], place: int) -> Pas
     )
 
 
-def _fill(network: nn.Module, case: PassCase) -> None:
+def fill(network: nn.Module, case: PassCase) -> None:
     """Put tensors without content in the place of the parameters on the meta device."""
     dtype = torch.bfloat16 if case.half_weights else torch.float32
     for module in network.modules():
@@ -242,7 +242,7 @@ def _when_gradient_arrives(block: nn.Module, then: Callable[[], None]) -> None:
     block.register_forward_hook(listen)
 
 
-def _inputs(case: PassCase) -> tuple[TrainBatch, StepDraws, TextFeatures]:
+def step_inputs(case: PassCase) -> tuple[TrainBatch, StepDraws, TextFeatures]:
     """A micro-batch of the stage, its draws, and the null text: shapes only."""
     batch, clip, model = case.micro_batch, case.clip, case.model
     size = (batch, model.latent_channels, clip.num_latent_frames, clip.height, clip.width)
@@ -273,11 +273,11 @@ def _text(batch: int, case: PassCase) -> TextFeatures:
     )
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_of(value: Any) -> list[Tensor]:
     """Those of nested dataclasses and tuples."""
     if isinstance(value, Tensor):
         return [value]
     parts = value if isinstance(value, tuple) else ()
     if is_dataclass(value):
         parts = tuple(getattr(value, field.name) for field in fields(value))
-    return [tensor for part in parts for tensor in _tensors(part)]
+    return [tensor for part in parts for tensor in tensors_of(part)]

@@ -40,7 +40,8 @@ class MemoryBytes:
     optimizer: int
     average: int
     activations: int
-    """What a pass over a micro-batch keeps and computes with, and what is gathered and sent meanwhile."""
+    """What a pass over a micro-batch keeps and computes with, and what is gathered and sent meanwhile; less the
+    gradients that are not there yet at that moment."""
 
     @property
     def total(self) -> int:
@@ -117,7 +118,7 @@ def estimated_memory(
     return _memory(config, stage_name, layout, shape, micro_batch, is_exact=False)
 
 
-def _memory(  # noqa: PLR0913  (what to measure, and how)
+def _memory(
     config: TrainConfig,
     stage_name: str,
     layout: Layout,
@@ -128,8 +129,7 @@ def _memory(  # noqa: PLR0913  (what to measure, and how)
 ) -> MemoryBytes:
     stage, model = config.stages[stage_name], config.model_of(stage_name)
     share = batch_size_of(stage, _num_tokens(model, shape)) // layout.num_gpus
-    # Copies have a place for gradients from the start, and so has a second micro-batch.
-    keeps_gradients = layout.num_gpus == 1 and micro_batch >= share
+    accumulates, is_sharded = micro_batch < share, layout.num_shards > 1
     is_half = config.precision == "bfloat16"
     case = PassCase(
         model=model,
@@ -139,26 +139,34 @@ def _memory(  # noqa: PLR0913  (what to measure, and how)
         recompute=layout.recompute,
         device=layout.device,
         half=is_half,
-        half_weights=is_half and layout.num_shards > 1,
-        keeps_gradients=keeps_gradients,
+        half_weights=is_half and is_sharded,
+        keeps_gradients=layout.num_gpus == 1 and not accumulates,
     )
-    in_pass = (pass_bytes(case) if is_exact else estimated_pass_bytes(case)).peak
-    if layout.num_shards > 1:
-        in_pass += _gathered_bytes(model, is_half=is_half)
+    passed = pass_bytes(case) if is_exact else estimated_pass_bytes(case)
     sizes, shards = _parameter_sizes(model), layout.num_shards
     weights = FLOAT32_BYTES * sum(sizes) // shards
     optimizer, update = optimizer_bytes(model, stage.optimizer, shards)
-    above_gradients = in_pass - weights if keeps_gradients else in_pass
+    gathered, sent = _message_bytes(model, is_half=is_half) if is_sharded else (0, 0)
+    # Copies have a place for gradients from the start, and a second micro-batch finds those of the first.
+    early = weights if accumulates or (layout.num_gpus > 1 and not is_sharded) else 0
+    late = 0 if case.keeps_gradients else weights
+    most = max(
+        early + max(passed.before, passed.last_block) + gathered + sent,
+        late + passed.rest + gathered + sent,
+        weights + update,
+    )
     return MemoryBytes(
         weights=weights,
         gradients=weights,
         optimizer=optimizer,
         average=0 if config.average_on_cpu else weights,
-        activations=max(above_gradients, update),
+        activations=most - weights,
     )
 
 
-def optimizer_bytes(model: STIVConfig, settings: OptimizerConfig, num_shards: int) -> tuple[int, int]:
+def optimizer_bytes(
+    model: STIVConfig, settings: OptimizerConfig, num_shards: int
+) -> tuple[int, int]:
     """State of the optimizer on each GPU, and what its step holds for a moment."""
     sizes = _parameter_sizes(model)
     if settings.name == "adamw":
@@ -189,8 +197,8 @@ def _parameter_sizes(model: STIVConfig) -> tuple[int, ...]:
 
 
 @cache
-def _gathered_bytes(model: STIVConfig, *, is_half: bool) -> int:
-    """What FSDP2 holds besides the shards, at most.
+def _message_bytes(model: STIVConfig, *, is_half: bool) -> tuple[int, int]:
+    """What FSDP2 holds at most besides the shards: of weights, and of gradients.
 
     Of blocks: the weights of the one at work and of the next one, each also in the message they came in; gradients
     of one, and the float32 messages of two. Outside of blocks weights stay gathered, with gradients and a message.
@@ -199,8 +207,9 @@ def _gathered_bytes(model: STIVConfig, *, is_half: bool) -> int:
     block = sum(p.numel() for p in network.blocks[0].parameters())
     num_blocks = len(network.blocks) + len(network.unmasked_blocks)
     outside = sum(_parameter_sizes(model)) - num_blocks * block
-    of_blocks = (4 * width + width + 2 * FLOAT32_BYTES) * block
-    return of_blocks + (2 * width + FLOAT32_BYTES) * outside
+    gathered = 4 * width * block + width * outside
+    sent = (width + 2 * FLOAT32_BYTES) * block + (width + FLOAT32_BYTES) * outside
+    return gathered, sent
 
 
 def _meta(model: STIVConfig) -> STIV:

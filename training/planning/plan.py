@@ -134,9 +134,7 @@ def plan_run(
             policy: planner.fit(name, replace(layout, recompute=policy)) for policy in POLICIES
         }
         days = work.days(request.num_gpus, request.gpu.peak_tflops, request.mfu)
-        plans.append(
-            StagePlan(name, work, planner.clips_per_gpu(name), fits[name], policies, days)
-        )
+        plans.append(StagePlan(name, work, planner.clips_per_gpu(name), fits[name], policies, days))
     return RunPlan(request, layout, tuple(plans))
 
 

@@ -1,0 +1,94 @@
+"""What a plan chooses, and what it says where nothing fits."""
+
+import pytest
+
+from modeling.flops import forward_flops, token_grid
+from tests.training.planning.steps import config_of
+from training.config import TrainConfig
+from training.errors import PlanError
+from training.planning.gpus import GPUS, Gpu, gpu_of
+from training.planning.needs import largest_shape, optimizer_bytes, stage_work
+from training.planning.plan import Request, layouts, plan_run
+from training.recipes import RECIPES
+
+
+def request(memory_gib: float, num_gpus: int = 1) -> Request:
+    gpu = Gpu("tried", memory_gib, 100.0, "made up")
+    return Request(gpu=gpu, num_gpus=num_gpus, mfu=0.4, num_text_tokens=16, reserve_gib=0.0)
+
+
+def needed_gib(config: TrainConfig) -> float:
+    """With all the memory it wants."""
+    return plan_run(config, request(1000.0)).stages[0].chosen.memory.total / 2**30
+
+
+def test_with_enough_memory_nothing_is_computed_again_or_divided() -> None:
+    plan = plan_run(config_of(num_workers=2), request(1000.0, num_gpus=2))
+    assert (plan.layout.recompute, plan.layout.sharding) == ("none", "none")
+    assert plan.stages[0].chosen.micro_batch == plan.stages[0].clips_per_gpu == 2
+
+
+@pytest.mark.parametrize("share", [0.9, 0.6])
+def test_what_is_proposed_fits(share: float) -> None:
+    config = config_of()
+    asked = request(share * needed_gib(config))
+    stage = plan_run(config, asked).stages[0]
+    assert stage.chosen.micro_batch >= 1
+    assert stage.chosen.memory.total <= asked.usable_bytes
+
+
+def test_what_does_not_fit_is_said_in_one_line_with_what_is_missing() -> None:
+    with pytest.raises(PlanError, match=r"stage classes does not fit.*GiB are missing; ") as caught:
+        plan_run(config_of(), request(0.1))
+    assert "\n" not in str(caught.value)
+
+
+def test_more_gpus_are_advised_where_they_would_do() -> None:
+    with pytest.raises(PlanError, match=r"; \d+ of them would do$"):
+        plan_run(config_of(recompute="none"), request(0.15))
+
+
+def test_a_run_has_the_layout_of_its_most_demanding_stage() -> None:
+    config = RECIPES["stiv_tiny_96"]().model_copy(update={"num_workers": 1})
+    plan = plan_run(config, request(1000.0), ["t2i_64", "t2v_64"])
+    assert [stage.name for stage in plan.stages] == ["t2i_64", "t2v_64"]
+    assert plan.days == pytest.approx(sum(stage.days for stage in plan.stages))
+
+
+def test_settings_make_a_config() -> None:
+    config = config_of(num_workers=2)
+    plan = plan_run(config, request(1000.0, num_gpus=2))
+    assert "num_workers=2" in plan.settings()
+    assert "stages.classes.micro_batch_size=2" in plan.settings()
+
+
+def test_layouts_go_from_least_work_to_least_memory() -> None:
+    found = [(each.recompute, each.sharding, each.num_shards) for each in layouts(16)]
+    assert found[:3] == [("none", "none", 1), ("none", "hybrid", 8), ("none", "full", 16)]
+    assert found[-1] == ("full", "full", 16)
+
+
+def test_days_are_operations_over_what_the_gpus_compute() -> None:
+    config = config_of()
+    stage, model = config.stages["classes"], config.model_of("classes")
+    shape = largest_shape(config, "classes", 16)
+    flops = forward_flops(model, shape, token_grid(model, shape, stage.mask_ratio)).train
+    work = stage_work(config, "classes", 16)
+    assert work.flops_per_step == stage.batch_size * flops
+    seconds = stage.num_steps * stage.batch_size * flops / (4 * 100e12 * 0.5)
+    assert work.days(4, 100.0, 0.5) == pytest.approx(seconds / 86_400)
+
+
+def test_adafactor_takes_half_of_adamw() -> None:
+    config = config_of()
+    model, settings = config.model_of("classes"), config.stages["classes"].optimizer
+    factored, _ = optimizer_bytes(model, settings, 1)
+    full, _ = optimizer_bytes(model, settings.model_copy(update={"name": "adamw"}), 1)
+    assert 0.5 < factored / full < 0.52
+
+
+def test_an_unknown_gpu_is_named_with_the_known_ones() -> None:
+    assert gpu_of("h200").peak_tflops == 989
+    with pytest.raises(PlanError, match=r"h20: no such GPU; valid: .*h200"):
+        gpu_of("h20")
+    assert all(gpu.memory_gib > 20 for gpu in GPUS.values())
