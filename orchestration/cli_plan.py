@@ -82,10 +82,9 @@ def print_plan(to: Console, result: "RunPlan") -> None:
         f"sharding {layout.sharding}, over {layout.num_shards} GPUs; recompute {layout.recompute}",
         highlight=False,
     )
-    work = [
-        ("stage", "parameters", "clips a step", "tokens a clip", "processed", "tokens a step")
-        + ("PFLOP a step", "steps", "micro-batch", f"days at {request.mfu:.0%}")
-    ]
+    columns = ("stage", "parameters", "clips a step", "tokens a clip", "processed")
+    columns += ("tokens a step", "PFLOP a step", "steps", "micro-batch", f"days at {request.mfu:.0%}")
+    work = [columns]
     work += [
         (
             stage.name,
@@ -102,10 +101,8 @@ def print_plan(to: Console, result: "RunPlan") -> None:
         for stage in result.stages
     ]
     _print_table(to, work)
-    held = [
-        ("GiB a GPU", "weights", "gradients", "optimizer", "EMA", "activations", "in all")
-        + tuple(f"{policy}*" for policy in POLICIES)
-    ]
+    columns = ("GiB a GPU", "weights", "gradients", "optimizer", "EMA", "activations", "in all")
+    held = [(*columns, *(f"{policy}*" for policy in POLICIES))]
     for stage in result.stages:
         needed = stage.chosen.memory
         parts = (needed.weights, needed.gradients, needed.optimizer, needed.average)

@@ -71,7 +71,7 @@ def case_of(config: TrainConfig, micro_batch: int, **changes: Any) -> PassCase:
     "changes",
     [
         {},
-        {"recompute": "full", "precision": "bfloat16"},
+        pytest.param({"recompute": "full", "precision": "bfloat16"}, marks=pytest.mark.slow),
         pytest.param({"recompute": "keep_self_attention"}, marks=pytest.mark.slow),
         pytest.param({"stage": {"optimizer": {"name": "adamw"}}}, marks=pytest.mark.slow),
         pytest.param({"stage": {"micro_batch_size": 2}}, marks=pytest.mark.slow),
@@ -112,6 +112,7 @@ def test_few_blocks_tell_what_many_need(recompute: RecomputePolicy) -> None:
     assert pass_bytes(case).peak == whole.peak
 
 
+@pytest.mark.slow
 def test_few_clips_tell_what_many_need() -> None:
     case = case_of(config_of(), 16)
     assert estimated_pass_bytes(case).peak == pytest.approx(pass_bytes(case).peak, rel=0.05)
