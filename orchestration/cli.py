@@ -160,6 +160,16 @@ def train(
         str | None,
         typer.Option("--stage", help="Train only this stage, after those that it starts from."),
     ] = None,
+    progressive: Annotated[
+        bool,
+        typer.Option("--progressive", help="Train every stage in order; so does leaving it out."),
+    ] = False,
+    from_run: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-run", help="A run whose finished stages of the same settings are taken over."
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run.")
     ] = False,
@@ -176,6 +186,8 @@ def train(
         return
     if not dataset or run is None:
         raise typer.BadParameter("both --dataset and --run are needed")
+    if progressive and stage is not None:
+        raise typer.BadParameter("--progressive trains every stage, --stage one: give one of them")
     from orchestration.summary import print_training
     from training.streaming.shards import fingerprint_of
 
@@ -197,6 +209,7 @@ def train(
             run,
             stages=None if stage is None else stages_for(config, stage),
             resume=resume,
+            from_run=from_run,
             on_plan=show_plan,
             on_progress=show,
         )

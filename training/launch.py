@@ -23,6 +23,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
+from training.branch import Origin, take_over
 from training.config import TrainConfig
 from training.distribute import Worker, wait_for_all
 from training.errors import TrainError, TrainingError
@@ -30,6 +31,7 @@ from training.loop import prepare_run, train_stage
 from training.previews import Previews
 from training.run_directory import RunDirectory, TrainResult
 from training.run_lock import locked
+from training.streaming.index import SampleIndex
 from training.streaming.loader import read_ahead_mb
 from training.streaming.shards import dataset_names
 
@@ -56,13 +58,14 @@ def fit(  # noqa: PLR0913  (what to train, where, and three ways to follow it)
     *,
     stages: Sequence[str] | None = None,
     resume: bool = False,
+    from_run: Path | None = None,
     on_plan: PlanCallback = lambda _name, _table: None,
     on_progress: ProgressCallback | None = None,
 ) -> TrainResult:
     """Train every stage that is not finished yet, in order. Ray must be initialised by the caller.
 
     With `stages`, only these; what they start from must be finished. Finished stages are not trained again. An unfinished stage with a checkpoint goes on only if
-    `resume` is set.
+    `resume` is set. Stages that are finished in `from_run` and were made in the same way are taken over from there.
 
     Raises:
         DataError: the shards are broken, or hold no usable clip.
@@ -73,8 +76,12 @@ def fit(  # noqa: PLR0913  (what to train, where, and three ways to follow it)
         raise TrainError("Ray is not running in this process; call ray.init() before fit()")
     names = dataset_names(datasets)
     run = RunDirectory(run_dir.resolve())
-    wanted = _wanted(config, stages, run)
     with locked(run.driver_lock):
+        if from_run is not None:
+            for name, origin in _taken_over(config, stages, names, run, from_run).items():
+                on_plan(name, f"taken over from {origin.run}, {origin.checkpoint}")
+        # What another run trained may not even be possible on these shards.
+        wanted = [n for n in _wanted(config, stages, run) if not run.stage(n).origin.exists()]
         on_fit_step = partial(on_progress, "autoencoder") if on_progress else None
         for name, plan in prepare_run(config, names, run.path, wanted, on_fit_step).items():
             ahead_mb = read_ahead_mb(plan, config.data, config.num_workers)
@@ -90,6 +97,19 @@ def fit(  # noqa: PLR0913  (what to train, where, and three ways to follow it)
     return TrainResult(
         run_dir=run.path, stages=tuple(result for result in results if result is not None)
     )
+
+
+def _taken_over(
+    config: TrainConfig,
+    stages: Sequence[str] | None,
+    datasets: Sequence[str],
+    run: RunDirectory,
+    from_run: Path,
+) -> dict[str, Origin]:
+    # Before anything is put into the directory: it may be that of another run.
+    run.claim(config, SampleIndex.open(datasets, run.index).fingerprint)
+    wanted = [name for name in config.stages if stages is None or name in stages]
+    return take_over(config, wanted, run, RunDirectory(from_run.resolve()))
 
 
 def stages_for(config: TrainConfig, stage: str) -> list[str]:

@@ -13,6 +13,7 @@ RUN/<stage>/validation.jsonl     losses on held-out clips, where the stage has a
 RUN/<stage>/previews/            step-NNNNNN-M.mp4 and .png of prompt M, where the stage has `previews`
 RUN/<stage>/loss.png
 RUN/<stage>/checkpoints/         see `checkpoint.py`
+RUN/<stage>/origin.json          of a stage taken over from another run: which, and its hash (`branch.py`)
 RUN/<stage>/result.json          written last: the stage is finished
 """
 
@@ -75,6 +76,7 @@ class StageDirectory:
         self.tensorboard = path / "tensorboard"
         self.loss_curve = path / "loss.png"
         self.checkpoints = path / "checkpoints"
+        self.origin = path / "origin.json"
         self._result = path / "result.json"
 
     @property
@@ -124,10 +126,10 @@ class RunDirectory:
         if self.config.exists():
             found = self._read()
             known = TrainConfig.model_validate(found["train"]).identity()
-            differences = _differences({"train": known, "shards": found["shards"]}, wanted)
-            if differences:
+            unlike = differences({"train": known, "shards": found["shards"]}, wanted)
+            if unlike:
                 raise TrainError(
-                    f"{self.path} holds a run with other settings: {'; '.join(differences)}; "
+                    f"{self.path} holds a run with other settings: {'; '.join(unlike)}; "
                     "choose another run directory, or restore these settings"
                 )
         # Rewritten on resume too, for the fields that may change, such as the number of workers.
@@ -179,7 +181,7 @@ class RunDirectory:
         return content
 
 
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """`path: found in the run, wanted now`, for each plain value that differs."""
     flat_found, flat_wanted = _flatten(found), _flatten(wanted)
     return [
