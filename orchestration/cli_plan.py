@@ -83,7 +83,13 @@ def print_plan(to: Console, result: "RunPlan") -> None:
         highlight=False,
     )
     columns = ("stage", "parameters", "clips a step", "tokens a clip", "processed")
-    columns += ("tokens a step", "PFLOP a step", "steps", "micro-batch", f"days at {request.mfu:.0%}")
+    columns += (
+        "tokens a step",
+        "PFLOP a step",
+        "steps",
+        "micro-batch",
+        f"days at {request.mfu:.0%}",
+    )
     work = [columns]
     work += [
         (
