@@ -15,39 +15,10 @@ from modeling.settings import (
 )
 from training.data_config import DataConfig, check_sides
 from training.encoder_config import EncoderConfig
+from training.placement import PLACEMENT_FIELDS
 
 Task = Literal["t2i", "t2v", "stiv"]
 """`t2i` trains on single frames, `t2v` on clips, `stiv` on clips whose first frame is given."""
-
-PLACEMENT_FIELDS: dict[str, Any] = {
-    "num_workers": True,
-    "threads_per_worker": True,
-    "recompute": True,
-    "sharding": True,
-    "shard_group_size": True,
-    "average_on_cpu": True,
-    "compile_blocks": True,
-    "peak_tflops": True,
-    "trackers": True,
-    "stages": {
-        "__all__": {
-            "micro_batch_size": True,
-            "keep_every_steps": True,
-            "max_skipped_steps": True,
-            "previews": True,
-            "validation": {"every_steps", "batch_size", "num_batches"},
-        }
-    },
-    "data": {
-        "cache_bytes",
-        "loader_workers",
-        "prefetch_batches",
-        "timeout_s",
-        "max_loader_restarts",
-    },
-    "encoders": {"kl": {"frames_at_once"}},
-}
-"""Fields that say where a run happens, not what it computes: they may change on resume."""
 
 
 class OptimizerConfig(FrozenModel):
@@ -211,6 +182,11 @@ class TrainConfig(FrozenModel):
     trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
     """Where the metrics go besides TensorBoard."""
     num_workers: int = Field(default=2, ge=1)
+    min_workers: int | None = Field(default=None, ge=1)
+    """If set, Ray Train trains on as many workers from this to `num_workers` as there is room for, and changes their
+    number while machines come and go: from the latest checkpoint, on the same samples."""
+    resize_check_s: float = Field(default=60.0, gt=0)
+    """How often it looks whether there is room for more."""
     threads_per_worker: int = Field(default=1, ge=1)
     seed: int = 0
 
@@ -235,6 +211,21 @@ class TrainConfig(FrozenModel):
                     f"stages.{name}.validation.batch_size {stage.validation.batch_size} must be a "
                     f"multiple of num_workers {self.num_workers}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _fewest_workers(self) -> Self:
+        if self.min_workers is None:
+            return self
+        if self.min_workers > self.num_workers:
+            raise ValueError(
+                f"min_workers {self.min_workers} is above num_workers {self.num_workers}"
+            )
+        if self.sharding == "hybrid":
+            raise ValueError(
+                "min_workers with sharding 'hybrid': any number of workers does not form groups; "
+                "take 'full' or 'none', or leave min_workers out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -17,8 +17,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from training.checkpoint import file_sha256, write_json
-from training.config import PLACEMENT_FIELDS, EncoderConfig, FrozenModel, TrainConfig
+from training.config import EncoderConfig, FrozenModel, TrainConfig
 from training.errors import DataError, TrainError
+from training.placement import PLACEMENT_FIELDS
 from training.streaming.shards import LATENTS_MANIFEST_NAME
 from training.streaming.storage import is_url
 

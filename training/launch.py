@@ -165,7 +165,10 @@ def _fit_stages(
         },
         torch_config=TorchConfig(backend="nccl" if config.device == "cuda" else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=config.num_workers,
+            num_workers=config.num_workers
+            if config.min_workers is None
+            else (config.min_workers, config.num_workers),
+            elastic_resize_monitor_interval_s=config.resize_check_s,
             use_gpu=config.device == "cuda",
             resources_per_worker=_worker_resources(config),
         ),

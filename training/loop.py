@@ -168,7 +168,7 @@ def _train_stage(
             data_wait_s = time.perf_counter() - started_s
             batch = data.encoder.encode(loaded)
 
-            slice_ = BatchSlice(step, loaded.batch_size, loaded.places)
+            slice_ = BatchSlice(step, loaded.batch_size, loaded.places, worker.world_size)
             slice_loss = _forward_backward(
                 network, config, stage_name, slice_, batch, data.null_text
             )
@@ -293,19 +293,17 @@ def _forward_backward(
         _token_grid(config, stage_name, batch),
     ).to(device)
     of_stage = config.model_of(stage_name), stage
-    num_samples = len(slice_.places)
-    at_once = min(stage.micro_batch_size or num_samples, num_samples)
+    parts = slice_.parts(stage.micro_batch_size)
     losses: list[StepLoss] = []
-    for start in range(0, num_samples, at_once):
-        samples = slice(start, min(start + at_once, num_samples))
-        with gathering_gradients(network, is_last=samples.stop == num_samples):
+    for number, (samples, weight) in enumerate(parts, start=1):
+        with gathering_gradients(network, is_last=number == len(parts)):
             with torch.autocast(
                 device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
             ):
                 part = batch.part(samples), draws.part(samples)
                 loss = stage_loss(network, of_stage, *part, null_text)
-            share = (samples.stop - start) / num_samples
-            (loss.loss * share).backward()
+            (loss.loss * weight).backward()
+        if weight > 0:
             losses.append(loss)
     per_sample_B = torch.cat([loss.per_sample_B for loss in losses])
     task_B = torch.cat([loss.task_B for loss in losses])

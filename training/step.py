@@ -50,6 +50,27 @@ class BatchSlice:
     step: int
     batch_size: int
     places: range
+    num_workers: int = 1
+    """Among whom the batch is divided."""
+
+    def parts(self, micro_batch_size: int | None) -> list[tuple[slice, float]]:
+        """Samples to pass through the network at once, each with its weight in the gradient of this worker.
+
+        Gradients are averaged over workers, so the weights are such that the average is that of the global batch,
+        whatever share each has. All workers have the same number of parts, since they wait for each other in each: one
+        that has a sample less than others may pass its last one again, with no weight.
+        """
+        num_samples = len(self.places)
+        most = -(-self.batch_size // self.num_workers)
+        at_once = min(micro_batch_size or most, most)
+        parts = [
+            (slice(start, stop), (stop - start) * self.num_workers / self.batch_size)
+            for start in range(0, num_samples, at_once)
+            for stop in [min(start + at_once, num_samples)]
+        ]
+        if len(parts) < -(-most // at_once):
+            parts.append((slice(num_samples - 1, num_samples), 0.0))
+        return parts
 
 
 @dataclass(frozen=True, slots=True)

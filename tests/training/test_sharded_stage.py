@@ -36,7 +36,8 @@ def config_of(
 
 def train(rank: int, config_json: str, dataset: str, run: str) -> None:
     config = TrainConfig.model_validate_json(config_json)
-    worker = Worker(rank, config.num_workers)
+    # With `min_workers`, as if Ray Train had found room for no more.
+    worker = Worker(rank, config.min_workers or config.num_workers)
     train_stage(config, "stiv", [dataset], Path(run), worker)
 
 
@@ -47,7 +48,7 @@ def train_on(config: TrainConfig, dataset: Path, run: Path) -> list[float]:
         train_stage(config, "stiv", [dataset], run)
     else:
         arguments = (config.model_dump_json(), str(dataset), str(run))
-        run_workers(train, config.num_workers, run, *arguments)
+        run_workers(train, config.min_workers or config.num_workers, run, *arguments)
     return [line["loss"] for line in read_metrics(RunDirectory(run).stage("stiv").metrics)]
 
 
@@ -109,8 +110,15 @@ def one_process(
         pytest.param(4, {"sharding": "hybrid", "shard_group_size": 2}, marks=pytest.mark.slow),
         pytest.param(2, {"stage": {"micro_batch_size": 1}}, marks=pytest.mark.slow),
         (1, {"stage": {"micro_batch_size": 3}}),
+        (4, {"min_workers": 3, "sharding": "full"}),
+        pytest.param(
+            4, {"min_workers": 3, "stage": {"micro_batch_size": 1}}, marks=pytest.mark.slow
+        ),
     ],
-    ids=["full", "full-in-parts", "hybrid", "copies-in-parts", "one-in-parts"],
+    ids=[
+        *("full", "full-in-parts", "hybrid", "copies-in-parts", "one-in-parts"),
+        *("uneven", "uneven-copies-in-parts"),
+    ],
 )
 def test_every_division_trains_like_one_process(
     num_workers: int,

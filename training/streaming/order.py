@@ -200,7 +200,6 @@ def _given(which: GivenFrames, num_frames: int) -> tuple[bool, ...]:
 
 
 def rank_places(batch_size: int, rank: int, world_size: int) -> range:
-    """The places of one worker's slice of a global batch."""
-    assert batch_size % world_size == 0, "the config checks this"
-    share = batch_size // world_size
-    return range(rank * share, (rank + 1) * share)
+    """The places of one worker's slice of a global batch: as many as others have, or one more or less."""
+    assert batch_size >= world_size, "the config checks this"
+    return range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
