@@ -82,7 +82,7 @@ def print_plan(to: Console, result: "RunPlan") -> None:
         f"sharding {layout.sharding}, over {layout.num_shards} GPUs; recompute {layout.recompute}",
         highlight=False,
     )
-    columns = ("stage", "parameters", "clips a step", "tokens a clip", "processed")
+    columns: tuple[str, ...] = ("stage", "parameters", "clips a step", "tokens a clip", "processed")
     columns += (
         "tokens a step",
         "PFLOP a step",
@@ -107,8 +107,16 @@ def print_plan(to: Console, result: "RunPlan") -> None:
         for stage in result.stages
     ]
     _print_table(to, work)
-    columns = ("GiB a GPU", "weights", "gradients", "optimizer", "EMA", "activations", "in all")
-    held = [(*columns, *(f"{policy}*" for policy in POLICIES))]
+    kinds = (
+        "GiB a GPU",
+        "weights",
+        "gradients",
+        "optimizer",
+        "EMA",
+        "activations",
+        "in all",
+    )
+    held: list[tuple[str, ...]] = [(*kinds, *(f"{policy}*" for policy in POLICIES))]
     for stage in result.stages:
         needed = stage.chosen.memory
         parts = (needed.weights, needed.gradients, needed.optimizer, needed.average)

@@ -86,7 +86,7 @@ class LiveBytes(TorchDispatchMode):
         self.live = 0
         self.peak = 0
         self._known = [tensor.untyped_storage() for tensor in known]
-        self._sizes: dict[int, int] = {storage._cdata: 0 for storage in self._known}
+        self._sizes: dict[int, int] = {_key(storage): 0 for storage in self._known}
 
     def restart_peak(self) -> int:
         """The peak so far; from now on a new one is kept."""
@@ -107,7 +107,7 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def _take_in(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
+        key, size = _key(storage), storage.nbytes()
         if key in self._sizes:
             return
         self._sizes[key] = size
@@ -117,6 +117,11 @@ class LiveBytes(TorchDispatchMode):
 
     def _let_go(self, key: int) -> None:
         self.live -= self._sizes.pop(key)
+
+
+def _key(storage: torch.UntypedStorage) -> int:
+    """Its address: what it points to has none here."""
+    return storage._cdata  # pyright: ignore[reportPrivateUsage]  # torch tells storages apart by it
 
 
 class AsOnGpu(TorchFunctionMode):
@@ -237,7 +242,10 @@ def _when_gradient_arrives(block: nn.Module, then: Callable[[], None]) -> None:
     """Call `then` when the gradient of the block's output is there."""
 
     def listen(_block: nn.Module, _inputs: Any, output: Tensor) -> None:
-        output.register_hook(lambda _gradient: then())
+        def tell(_gradient: Tensor) -> None:
+            then()
+
+        output.register_hook(tell)
 
     block.register_forward_hook(listen)
 

@@ -178,7 +178,6 @@ def optimizer_bytes(
     return FLOAT32_BYTES * state // num_shards, FLOAT32_BYTES * moment // num_shards
 
 
-@cache
 def _adafactor_numbers(model: STIVConfig, num_shards: int) -> int:
     """Numbers in the state, of which the column means of a matrix are not divided."""
     divided = whole = 0
@@ -191,12 +190,10 @@ def _adafactor_numbers(model: STIVConfig, num_shards: int) -> int:
     return divided // num_shards + whole
 
 
-@cache
 def _parameter_sizes(model: STIVConfig) -> tuple[int, ...]:
     return tuple(parameter.numel() for parameter in _meta(model).parameters())
 
 
-@cache
 def _message_bytes(model: STIVConfig, *, is_half: bool) -> tuple[int, int]:
     """What FSDP2 holds at most besides the shards: of weights, and of gradients.
 
@@ -213,8 +210,14 @@ def _message_bytes(model: STIVConfig, *, is_half: bool) -> tuple[int, int]:
 
 
 def _meta(model: STIVConfig) -> STIV:
+    """The network without content."""
+    return _meta_of(model.model_dump_json())
+
+
+@cache
+def _meta_of(model_json: str) -> STIV:
     with torch.device("meta"):
-        return STIV(model)
+        return STIV(STIVConfig.model_validate_json(model_json))
 
 
 def _of_pass(stage: StageConfig) -> StageConfig:

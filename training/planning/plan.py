@@ -130,7 +130,7 @@ def plan_run(
     plans: list[StagePlan] = []
     for name in names:
         work = stage_work(config, name, request.num_text_tokens)
-        policies = {
+        policies: dict[RecomputePolicy, Fit] = {
             policy: planner.fit(name, replace(layout, recompute=policy)) for policy in POLICIES
         }
         days = work.days(request.num_gpus, request.gpu.peak_tflops, request.mfu)

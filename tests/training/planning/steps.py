@@ -77,7 +77,8 @@ def peak_of(step: Any) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     assert profiler.profiler is not None
-    events = profiler.profiler.kineto_results.events()
+    results: Any = profiler.profiler.kineto_results  # torch has no types for it
+    events = results.events()
     changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
     live = peak = 0
     for _, num_bytes in sorted(changes):
