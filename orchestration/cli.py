@@ -227,9 +227,16 @@ def encode(
     num_gpus: Annotated[
         float, typer.Option("--num-gpus", min=0, help="Share of a GPU that each process holds.")
     ] = 0.0,
+    autoencoder: Annotated[
+        Path | None,
+        typer.Option(
+            "--autoencoder",
+            help="Latents whose fitted autoencoder is taken over, so that a run may train on both.",
+        ),
+    ] = None,
     ray_address: RayOption = LOCAL,
 ) -> None:
-    """Encode clips once with the encoders of a training recipe; `stiv train --dataset OUT` then decodes nothing."""
+    """Encode clips or images once with the encoders of a training recipe; `stiv train --dataset OUT` then decodes nothing."""
     from orchestration.recipe import resolve
     from orchestration.summary import print_encoded
     from training.recipes import RECIPES
@@ -244,7 +251,9 @@ def encode(
         def show(done: int, total: int) -> None:
             reporter.update("encode", done, total, "clips")
 
-        results = encode_for_stages(config, dataset, out, num_gpus=num_gpus, on_progress=show)
+        results = encode_for_stages(
+            config, dataset, out, autoencoder=autoencoder, num_gpus=num_gpus, on_progress=show
+        )
     for result in results:
         print_encoded(console, result)
 

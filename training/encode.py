@@ -22,7 +22,7 @@ from training.config import TrainConfig
 from training.encoders import FITTED_AUTOENCODERS, fit_autoencoder, load_encoders
 from training.encoding import EncodeResult, read_receipt, receipt_path, tar_path, write_latents
 from training.errors import TrainError
-from training.latent_sets import AUTOENCODER_NAME, Encoding, adopt_encoders, claim
+from training.latent_sets import AUTOENCODER_NAME, Encoding, adopt_encoders, claim, read_encoding
 from training.randomness import derive_seed
 from training.streaming.buckets import Bucket, choose_buckets
 from training.streaming.index import SampleIndex
@@ -52,12 +52,13 @@ def encode_for_stages(
     datasets: Sequence[str | Path],
     out: Path,
     *,
+    autoencoder: Path | None = None,
     num_gpus: float = 0.0,
     on_progress: ProgressCallback = lambda _done, _total: None,
 ) -> list[EncodeResult]:
     """`encode` at the size of every stage: into `out` itself, or where sizes differ, into folders of it.
 
-    An autoencoder is fitted once, for the first folder.
+    An autoencoder is fitted once, for the first folder, or taken from the latents in the folder `autoencoder`.
 
     Raises:
         DataError, TrainError: see `encode`.
@@ -69,7 +70,7 @@ def encode_for_stages(
             datasets,
             folder,
             stage=stage,
-            autoencoder=results[0].out if results else None,
+            autoencoder=results[0].out if results else autoencoder,
             num_gpus=num_gpus,
             on_progress=on_progress,
         )
@@ -105,7 +106,7 @@ def encode(  # noqa: PLR0913  (what to encode, where, and how)
     a GPU that each process holds; with 0 they run on the CPU.
 
     Raises:
-        DataError: the shards are broken.
+        DataError: the shards are broken, or the folder `autoencoder` holds no latents.
         TrainError: the folder holds latents of other encoders, the cluster has no GPU, or processes died.
     """
     if not ray.is_initialized():
@@ -121,6 +122,7 @@ def encode(  # noqa: PLR0913  (what to encode, where, and how)
     index = SampleIndex.open(names, out / "index")
     config = _at_sizes_of(config, stage)
     if autoencoder is not None:
+        read_encoding(autoencoder)
         adopt_encoders(config, [str(autoencoder)], out / AUTOENCODER_NAME)
     encoding = _prepare(config, index, out)
     parts, num_without_caption = _plan(index, encoding)
