@@ -128,12 +128,14 @@ class SampleIndex:
         return _mapped(path)
 
     def numbers(self, column: str) -> NDArray[np.int64]:
-        """One of the columns of numbers."""
-        array = self._table.column(column).combine_chunks()
-        return np.asarray(array.to_numpy(zero_copy_only=False))
+        """One of the columns of numbers, where it lies."""
+        return _numbers(self._table.column(column).chunk(0))
 
     def has_caption(self) -> NDArray[np.bool_]:
-        return self.numbers("has_caption").astype(np.bool_)
+        array = self._table.column("has_caption").chunk(0)
+        bits = np.frombuffer(array.buffers()[1], np.uint8)
+        found = np.unpackbits(bits, count=array.offset + len(array), bitorder="little")
+        return found[array.offset :].astype(np.bool_)
 
     def in_subset(self, subset: str) -> NDArray[np.bool_]:
         starts = self._lists["subsets"].starts
@@ -186,13 +188,11 @@ class SampleIndex:
 
     @cached_property
     def _places(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        column = self._table.column("text_places").combine_chunks()
-        return column.offsets.to_numpy(), column.values.to_numpy()
+        column = self._table.column("text_places").chunk(0)
+        return _numbers(column.offsets), _numbers(column.values)
 
     def _values_of(self, column: str) -> NDArray[np.object_]:
-        return np.array(
-            self._table.column(column).combine_chunks().flatten().to_pylist(), np.object_
-        )
+        return np.array(self._table.column(column).chunk(0).flatten().to_pylist(), np.object_)
 
     @cached_property
     def _columns(self) -> dict[str, NDArray[np.int64]]:
@@ -204,12 +204,17 @@ class SampleIndex:
     @cached_property
     def _texts(self) -> dict[str, "_Texts"]:
         names = ("key", "media")
-        return {name: _Texts(self._table.column(name).combine_chunks()) for name in names}
+        return {name: _Texts(self._table.column(name).chunk(0)) for name in names}
 
     @cached_property
     def _lists(self) -> dict[str, "_TextLists"]:
         names = ("captions", "caption_sources", "subsets")
-        return {name: _TextLists(self._table.column(name).combine_chunks()) for name in names}
+        return {name: _TextLists(self._table.column(name).chunk(0)) for name in names}
+
+
+def _numbers(array: pa.Array) -> NDArray[Any]:
+    # `to_numpy` imports pandas, which takes longer than all else that is done before the first batch.
+    return np.from_dlpack(array)
 
 
 def _triple(columns: dict[str, NDArray[np.int64]], row: int) -> tuple[int, int, int]:
@@ -237,7 +242,7 @@ class _TextLists:
     """A column of lists of texts."""
 
     def __init__(self, array: pa.ListArray) -> None:
-        self.starts = array.offsets.to_numpy()
+        self.starts = _numbers(array.offsets)
         self._texts = _Texts(array.values)
 
     def at(self, row: int) -> tuple[str, ...]:
