@@ -31,7 +31,7 @@ from training.streaming.shards import (
 from training.streaming.storage import write_whole
 
 Media = Literal["video", "image", "latents"]
-_VERSION = "index-v3"
+_VERSION = "index-v4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,9 +228,9 @@ def _triple(columns: dict[str, NDArray[np.int64]], row: int) -> tuple[int, int, 
 class _Texts:
     """A column of texts, each read where it lies: a scalar of Arrow costs ten times as much."""
 
-    def __init__(self, array: pa.StringArray) -> None:
+    def __init__(self, array: pa.LargeStringArray) -> None:
         _, offsets, data = array.buffers()
-        self._offsets = np.frombuffer(offsets or b"", np.int32)[array.offset :]
+        self._offsets = np.frombuffer(offsets or b"", np.int64)[array.offset :]
         self._data = memoryview(data or b"")
 
     def at(self, row: int) -> str:

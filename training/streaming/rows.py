@@ -2,20 +2,23 @@
 
 import pyarrow as pa
 
+# Large: the ids and captions of some ten million samples are more than the 2 GiB that offsets of 32 bits reach.
+_TEXT = pa.large_string()
+
 SCHEMA = pa.schema(
     [
-        ("key", pa.string()),
-        ("media", pa.string()),
+        ("key", _TEXT),
+        ("media", _TEXT),
         ("offset", pa.int64()),
         ("size_bytes", pa.int64()),
-        ("captions", pa.list_(pa.string())),
-        ("caption_sources", pa.list_(pa.string())),
+        ("captions", pa.list_(_TEXT)),
+        ("caption_sources", pa.list_(_TEXT)),
         ("has_caption", pa.bool_()),
         ("num_frames", pa.int32()),
         ("fps", pa.float32()),
         ("height_px", pa.int32()),
         ("width_px", pa.int32()),
-        ("subsets", pa.list_(pa.string())),
+        ("subsets", pa.list_(_TEXT)),
         ("channels", pa.int16()),
         ("latent_height", pa.int16()),
         ("latent_width", pa.int16()),
