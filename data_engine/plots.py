@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -31,6 +32,7 @@ def funnel(steps: Sequence[tuple[str, int]]) -> bytes:
     axes.invert_yaxis()
     axes.set_xlim(0, max([*counts, 1]) * 1.18)
     axes.set_xlabel("clips")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _strip(axes)
     return _png(figure)
 

@@ -20,6 +20,7 @@ from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -180,6 +181,11 @@ class Page:
 
         return self._wait.until(visible, f"no {text!r} on {self._browser.current_url}")
 
+    def scroll_to(self, text: str) -> None:
+        """Bring it to the middle of the window."""
+        script = "arguments[0].scrollIntoView({block: 'center'})"
+        self._browser.execute_script(script, self.see(text))
+
     def click(self, text: str) -> None:
         self.see(text)
         # Through the page, because the graph and the dialogs are animated and move while one aims.
@@ -189,6 +195,13 @@ class Page:
         fields = (By.CSS_SELECTOR, f"[placeholder='{placeholder}']")
         field = self._wait.until(lambda browser: browser.find_element(*fields))
         field.send_keys(text)
+
+    def pick_partition(self, name: str) -> None:
+        """In the launchpad of a job."""
+        self.type("Partition", name)
+        time.sleep(2)  # The suggestions follow after a pause in typing.
+        self.type("Partition", Keys.ENTER)
+        self.see(f"partition: {name}")
 
     def write_config(self, text: str) -> None:
         """Replace what the editor of the launchpad holds."""
@@ -210,6 +223,11 @@ class Page:
         pictures = (By.CSS_SELECTOR, f"img[alt='{alt}']")
         picture = self._wait.until(lambda browser: browser.find_element(*pictures))
         return self._browser.execute_script("return arguments[0].naturalWidth", picture)
+
+    def darken(self, dark: bool) -> None:
+        """As the system setting for a dark appearance does, which the UI follows by default."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
     def upload(self, path: Path) -> None:
         """Give a picture to the first field that takes files, and wait until it is shown."""

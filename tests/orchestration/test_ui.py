@@ -1,4 +1,5 @@
-"""The Dagster UI as a person uses it: a batch is curated by clicking and looked at, then trained on from the launchpad.
+"""The Dagster UI as a person uses it: a batch is curated by clicking and looked at, then trained on and curated again, with other
+settings, from the launchpad.
 
 Two environment variables make the pictures of docs/ui.md: STIV_UI_PICTURES is the folder for them, and STIV_UI_BATCH
 a folder of videos to take instead of the film that the test makes.
@@ -14,11 +15,14 @@ from typing import Any
 import psutil
 import pytest
 
+from data_engine.tables import DatasetPaths, read_clips
 from tests.orchestration.builders import BATCH, FEW_STEPS, wait_for, write_film
 from tests.orchestration.dagster_ui import Page, Server, chromium, dagster_dev, find_browser
 
 CURATION_S = 1500.0
 TRAINING_S = 1200.0
+STRICT_MOTION = 0.15
+"""Of the two shots of the film that move, one is faster: diagonals a second."""
 LOCATION = "orchestration.definitions"
 
 
@@ -52,14 +56,18 @@ def test_a_batch_is_curated_and_trained_on_by_clicking(tmp_path: Path) -> None:
         page.see("every_shard_matches_its_hash")
         page.see("Passed")
         page.open(f"{server.url}/assets/filtered_clips")
-        page.see("clips_kept")
+        page.scroll_to("clips_kept")
         picture(page, "asset")
         page.click("[Show Markdown]")
         assert page.picture_width_px("funnel") > 100
         assert page.picture_width_px("kept clips") > 100
         picture(page, "report")
+        page.darken(True)
+        picture(page, "report-dark")
+        page.darken(False)
 
         train_from_the_launchpad(server, page)
+        curate_from_the_launchpad(server, page, home)
         terminate_a_run(server, page, home)
 
 
@@ -71,15 +79,31 @@ def train_from_the_launchpad(server: Server, page: Page) -> None:
     picture(page, "refused")
     page.write_config(launched("few_steps", FEW_STEPS))
     page.see("No errors")
-    picture(page, "launchpad")
     page.launch()
     assert server.wait_for_runs(TRAINING_S, count=2) == ["SUCCESS"] * 2, server.log_tail()
     page.open(f"{server.url}/assets/demo_tiny/stiv")
     page.see("last_loss")
-    picture(page, "stage")
     page.open(f"{server.url}/locations/{LOCATION}/asset-groups/train_demo_tiny/lineage")
     page.see("stiv_samples")
     picture(page, "training")
+
+
+def curate_from_the_launchpad(server: Server, page: Page, home: Path) -> None:
+    """A stricter limit is one field there, and keeps fewer of the same clips."""
+    clips = DatasetPaths(home / "datasets" / batch_name()).filtered_clips
+    before = num_kept(clips)
+    page.open(f"{server.url}/locations/{LOCATION}/jobs/curate/playground")
+    page.see("No errors")
+    page.pick_partition(batch_name())
+    overrides = {"filters": {"min_motion": STRICT_MOTION}}
+    page.write_config(json.dumps({"resources": {"engine": {"config": {"overrides": overrides}}}}))
+    page.launch()
+    assert server.wait_for_runs(CURATION_S, count=3) == ["SUCCESS"] * 3, server.log_tail()
+    assert 0 < num_kept(clips) < before
+
+
+def num_kept(clips: Path) -> int:
+    return sum(clip.rejected_by is None for clip in read_clips(clips))
 
 
 def terminate_a_run(server: Server, page: Page, home: Path) -> None:
@@ -94,7 +118,7 @@ def terminate_a_run(server: Server, page: Page, home: Path) -> None:
     assert raylets() - others
     page.click("Terminate")
     page.click("Terminate 1 run")
-    assert sorted(server.wait_for_runs(TRAINING_S, count=3)) == ["CANCELED", "SUCCESS", "SUCCESS"]
+    assert sorted(server.wait_for_runs(TRAINING_S, count=4)) == ["CANCELED", *["SUCCESS"] * 3]
     wait_for(lambda: not raylets() - others, 60)
 
 
