@@ -62,7 +62,12 @@ def evaluate(
         typer.Option("--held-out", help="Only clips that the validation of the run held out."),
     ] = False,
     task: Annotated[
-        Literal["t2i", "t2v", "ti2v"], typer.Option("--task", help="ti2v gives the first frame.")
+        Literal["t2i", "t2v", "ti2v", "prediction", "upsampling", "interpolation"],
+        typer.Option(
+            "--task",
+            help="Besides text are given: ti2v the first frame of the clip, prediction the first four, upsampling every "
+            "second one, interpolation the first and the last.",
+        ),
     ] = "t2v",
     num_samples: Annotated[int, typer.Option("--num-samples", min=1)] = 64,
     features: FeaturesOption = None,

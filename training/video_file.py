@@ -3,6 +3,7 @@
 import math
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -36,6 +37,17 @@ def write_video(frames: FramesFHWC, path: Path, fps: float, comment: str = "") -
         stream = container.add_stream("libx264", rate=rate, options={"crf": "16"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_lossless_video(frames: FramesFHWC, file: BinaryIO, fps: float = 24.0) -> None:
+    """An mp4 whose decoded frames are equal to these. Few players know its profile (H.264, RGB, QP 0)."""
+    with av.open(file, mode="w", format="mp4") as container:
+        stream = container.add_stream("libx264rgb", rate=Fraction(fps), options={"qp": "0"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "rgb24"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

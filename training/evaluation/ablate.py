@@ -8,8 +8,8 @@ from types import MappingProxyType
 from training.ablations import TABLE_3, TABLE_4, TABLE_6A, Overrides, with_overrides
 from training.config import TrainConfig
 from training.errors import EvaluationError
-from training.evaluation.evaluate import EvaluationPlan, Judges, Task, evaluate_run
-from training.evaluation.generation import Sampling
+from training.evaluation.evaluate import EvaluationPlan, Judges, evaluate_run
+from training.evaluation.generation import Sampling, Task
 from training.evaluation.results import EvaluationResult
 from training.streaming.storage import write_whole
 

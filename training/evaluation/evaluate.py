@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from training.config import TrainConfig
 from training.errors import EvaluationError
 from training.evaluation.clips import Format, choose_clips, read_clip, read_video
 from training.evaluation.features import InceptionFeatures, VideoFeatures
-from training.evaluation.generation import Sampling, first_frame_file, make_video
+from training.evaluation.generation import Sampling, Task, given_frames, given_of, make_video
 from training.evaluation.metrics import (
     frechet_distance,
     inception_score,
@@ -30,6 +30,7 @@ from training.streaming.storage import RangeReader
 from training.video_file import write_contact_sheet
 
 VIDEOS_FOLDER = "videos"
+GIVEN_FOLDER = "given"
 SHEET_NAME = "contact_sheet.png"
 MAX_SHEET_VIDEOS = 4
 MAX_PSNR_DB = 100.0
@@ -37,7 +38,6 @@ MAX_PSNR_DB = 100.0
 IS_SPLITS = 10
 MIN_FID_SAMPLES = 2
 
-Task = Literal["t2i", "t2v", "ti2v"]
 OnVideo = Callable[[int, int], None]
 
 
@@ -110,15 +110,13 @@ def evaluate_run(
     made: GenerateResult | None = None
     for done, clip in enumerate(clips, start=1):
         real = read_clip(reader, clip, wanted)
-        image = None
-        if plan.task == "ti2v":
-            image = first_frame_file(real, out / "images" / f"{clip.clip_id}.png")
+        given = given_of(plan.task, real, out / GIVEN_FOLDER / clip.clip_id)
         video = out / VIDEOS_FOLDER / f"{clip.clip_id}.mp4"
-        made = make_video(run_dir, clip.caption, video, plan.sampling, image=image, task=plan.task)
+        made = make_video(run_dir, clip.caption, video, plan.sampling, given)
         pairs.append(_Pair(read_video(video, wanted), real, clip.caption))
         on_video(done, len(clips))
     assert made is not None  # choose_clips gives at least one
-    metrics, skipped = _judge(pairs, judges, paired=plan.task == "ti2v")
+    metrics, skipped = _judge(pairs, judges, plan.task)
     result = EvaluationResult(
         suite=f"{plan.suite} {plan.task}",
         source=run_dir.resolve().name,
@@ -160,7 +158,7 @@ def evaluate_videos(
     clips = choose_clips(index, plan.num_samples, wanted, plan.sampling.seed)
     reader = RangeReader()
     pairs = [_given_pair(videos, clip, reader, wanted) for clip in clips]
-    metrics, skipped = _judge(pairs, judges, paired=plan.task == "ti2v")
+    metrics, skipped = _judge(pairs, judges, plan.task)
     result = EvaluationResult(
         suite=f"{plan.suite} {plan.task}",
         source=videos.resolve().name,
@@ -214,7 +212,7 @@ def _held_out_share(config: TrainConfig, stage: str) -> float:
 
 
 def _judge(
-    pairs: Sequence[_Pair], judges: Judges, *, paired: bool
+    pairs: Sequence[_Pair], judges: Judges, task: Task
 ) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
     metrics: list[Metric] = []
     skipped: list[str] = []
@@ -222,10 +220,10 @@ def _judge(
         metrics += _distribution(pairs, features, skipped)
     if judges.similarity is not None:
         metrics.append(_similarity(pairs, judges.similarity))
-    if paired:
-        metrics += _fidelity(pairs)
+    if given := given_frames(task, len(pairs[0].made)):
+        metrics += _fidelity(pairs, given)
     else:
-        skipped.append("PSNR and SSIM: without a given image no video is meant to equal its clip")
+        skipped.append("PSNR and SSIM: without a given frame no video is meant to equal its clip")
     return tuple(metrics), tuple(skipped)
 
 
@@ -281,12 +279,11 @@ def _similarity(pairs: Sequence[_Pair], similarity: TextSimilarity) -> Metric:
     )
 
 
-def _fidelity(pairs: Sequence[_Pair]) -> list[Metric]:
-    """Of the frames after the given one: the first would show the autoencoder only."""
-    made = np.concatenate([pair.made[1:] for pair in pairs])
-    real = np.concatenate([pair.real[1:] for pair in pairs])
-    if not len(made):
-        raise EvaluationError("videos of one frame have none after the given one to compare")
+def _fidelity(pairs: Sequence[_Pair], given: Sequence[int]) -> list[Metric]:
+    """Of the frames that were not given: those would show the autoencoder only."""
+    left = [place for place in range(len(pairs[0].made)) if place not in given]
+    made = np.concatenate([pair.made[left] for pair in pairs])
+    real = np.concatenate([pair.real[left] for pair in pairs])
     found = {
         "psnr_db": (
             np.minimum(psnr_db(made, real), MAX_PSNR_DB),

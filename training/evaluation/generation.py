@@ -3,16 +3,25 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from modeling.settings import given_positions
+from training.errors import EvaluationError
 from training.generate import GenerateRequest, GenerateResult, GenerateTask, generate
+from training.generate_request import GIVEN
 from training.randomness import derive_seed
 from training.streaming.decode import FramesFHWC
 from training.streaming.storage import write_whole
+from training.video_file import write_lossless_video
 
 SEED_BITS = 31
+
+Task = Literal["t2i", "t2v", "ti2v", "prediction", "upsampling", "interpolation"]
+"""What can be judged against the real clip of the same caption, or of the same given frames."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,31 +35,34 @@ class Sampling:
     """A finished one; the last that can do the task, if not named."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """What a video is made from besides its text; the task follows from it where it is left out."""
+
+    task: GenerateTask | None = None
+    image: Path | None = None
+    video: Path | None = None
+
+
 def make_video(
-    run: Path,
-    prompt: str,
-    out: Path,
-    sampling: Sampling,
-    *,
-    image: Path | None = None,
-    task: GenerateTask | None = None,
+    run: Path, prompt: str, out: Path, sampling: Sampling, given: Given = Given()
 ) -> GenerateResult:
     """Sample one video, with a noise of its own that follows from the seed and the name of the file.
 
     Raises:
         GenerateError: the run cannot make it.
     """
-    seed = derive_seed(sampling.seed, out.name) % 2**SEED_BITS
     return generate(
         run,
         GenerateRequest(
             prompt=prompt,
-            image=image,
-            task=task,
+            image=given.image,
+            video=given.video,
+            task=given.task,
             stage=sampling.stage,
             # Captions are cut in training as well.
             cut_prompt=True,
-            seed=seed,
+            seed=derive_seed(sampling.seed, out.name) % 2**SEED_BITS,
             num_sampling_steps=sampling.num_sampling_steps,
             guidance_scale=sampling.guidance_scale,
         ),
@@ -59,9 +71,38 @@ def make_video(
     )
 
 
-def first_frame_file(frames: FramesFHWC, path: Path) -> Path:
-    """The first frame as a PNG, which is what image conditioning takes."""
+def given_of(task: Task, real: FramesFHWC, path: Path) -> Given:
+    """Those frames of a real clip that the task gives, in a file without loss: `path` with an ending of its own."""
+    places = given_frames(task, len(real))
+    if not places:
+        return Given(task=task)
+    if task == "ti2v":
+        return Given(task=task, image=_as_image(real[0], path.with_suffix(".png")))
+    return Given(task=task, video=_as_video(real[list(places)], path.with_suffix(".mp4")))
+
+
+def given_frames(task: Task, num_frames: int) -> tuple[int, ...]:
+    """The frames of a clip that the task gives.
+
+    Raises:
+        EvaluationError: it has no frames besides.
+    """
+    try:
+        return given_positions(GIVEN[task], num_frames)
+    except ValueError as error:
+        raise EvaluationError(f"task {task} cannot be judged: {error}") from error
+
+
+def _as_image(frame: NDArray[np.uint8], path: Path) -> Path:
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(frames[0])).save(buffer, format="PNG")
+    Image.fromarray(np.ascontiguousarray(frame)).save(buffer, format="PNG")
+    write_whole(path, buffer.getvalue())
+    return path
+
+
+def _as_video(frames: FramesFHWC, path: Path) -> Path:
+    """Without loss, so that what is given are the frames themselves."""
+    buffer = io.BytesIO()
+    write_lossless_video(frames, buffer)
     write_whole(path, buffer.getvalue())
     return path

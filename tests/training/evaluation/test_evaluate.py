@@ -13,8 +13,10 @@ from training.errors import EvaluationError
 from training.evaluation.clips import Format, choose_clips, read_clip
 from training.evaluation.evaluate import EvaluationPlan, Judges, evaluate_run, evaluate_videos
 from training.evaluation.features import PooledFrameFeatures
+from training.evaluation.generation import Task
 from training.evaluation.results import read_result
 from training.loop import prepare_run, train_stage
+from training.streaming.decode import decode_frames
 from training.streaming.index import SampleIndex
 from training.streaming.storage import RangeReader
 from training.video_file import enlarge, write_video
@@ -93,3 +95,38 @@ def test_a_run_is_judged_and_made_videos_are_left(dataset: Path, tmp_path: Path)
     assert (first.num_frames, first.sampling_stride, first.fps) == (4, 2, 12.0)
     assert evaluate_run(run, [str(dataset)], out, plan, JUDGES) == first
     assert [video.stat().st_mtime_ns for video in videos] == times
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "trained", "given"),
+    [("upsampling", "every_second", [0, 2]), ("interpolation", "first_and_last", [0, 3])],
+)
+def test_given_frames_are_those_of_the_clip_and_are_not_judged(
+    task: Task, trained: str, given: list[int], dataset: Path, tmp_path: Path
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    config = tiny_config(stages={"stiv": tiny_stage("stiv", num_steps=2, given=(trained,))})
+    prepare_run(config, [dataset], run)
+    train_stage(config, "stiv", [dataset], run)
+    judged = evaluate_run(
+        run, [str(dataset)], out, EvaluationPlan(task=task, num_samples=3), JUDGES
+    )
+    assert judged.suite == f"clips {task}"
+    (psnr,) = (metric for metric in judged.metrics if metric.name == "psnr_db")
+    assert psnr.num_samples == 3 * 2
+    clips = {clip.clip_id: clip for clip in choose_clips(SampleIndex.open([dataset]), 3, FORMAT, 0)}
+    files = list((out / "given").glob("*.mp4"))
+    assert {file.stem for file in files} == set(clips)
+    for file in files:
+        real = read_clip(RangeReader(), clips[file.stem], FORMAT)
+        found = decode_frames(file.read_bytes(), range(2), real.shape[1:3])
+        np.testing.assert_array_equal(found, real[given])
+
+
+def test_a_task_that_leaves_no_frame_to_make_is_refused(
+    dataset: Path, copies: Path, tmp_path: Path
+) -> None:
+    plan = EvaluationPlan(task="prediction", num_samples=4, format=FORMAT)
+    with pytest.raises(EvaluationError, match="'first_four' of 4 latent frames leaves none"):
+        evaluate_videos(copies, [str(dataset)], tmp_path, plan, JUDGES)
