@@ -1,10 +1,10 @@
 """What each stage of a run makes beside the real clips that it was not trained on: the page docs/gallery.md.
 
-    python -m benchmarks.gallery --run RUN --dataset DATASET --docs docs
+    python -m benchmarks.gallery --run RUN --dataset DATASET --application RUN DATASET --docs docs
 
 RUN was trained with a validation, such as `stiv train --recipe stiv_tiny_96`, and DATASET holds clips of Big Buck Bunny alone, whose
-licence allows the pictures. Pictures that the same
-weights made are taken as they are.
+licence allows the pictures. Each application is a run of `v2v_tiny_64`, `tup_tiny_64`, `long_video_tiny_64`, or of the sets of
+benchmarks/small_sets.py. Pictures that the same weights made are taken as they are.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.gallery_applications import application_sections
 from orchestration.judges import open_judges
 from training.config import TrainConfig
 from training.evaluation.evaluate import SHEET_NAME, EvaluationPlan, Task, evaluate_run
@@ -66,6 +67,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--dataset", required=True)
+    parser.add_argument(
+        "--application", nargs=2, action="append", default=[], metavar=("RUN", "DATASET")
+    )
     parser.add_argument("--docs", type=Path, required=True)
     parser.add_argument("--num-samples", type=int, default=4)
     parser.add_argument("--steps", type=int, help="sampling steps; default: of the recipe")
@@ -87,6 +91,9 @@ def main() -> None:
                 sheet.convert("RGB").save(arguments.docs / picture, quality=80)
             sections.append(section(result, stage, task, str(picture)))
             sys.stderr.write(f"{stage} {task}\n")
+    for run_dir, dataset in arguments.application:
+        sections += application_sections(Path(run_dir), dataset, arguments.docs, judges)
+        sys.stderr.write(f"{run_dir}\n")
     done = [result for stage in config.stages if (result := run.stage(stage).result())]
     head = _HEAD.format(
         name=config.name,

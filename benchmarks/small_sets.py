@@ -38,7 +38,7 @@ def write_views(out: Path, num_objects: int) -> None:
         for mesh in meshes[:num_objects]:
             frames = _seven_views(pybullet, mesh)
             file = io.BytesIO()
-            write_lossless_video(frames, file)
+            write_lossless_video(frames, file, 24.0)
             sample = {"__key__": mesh.stem, "mp4": file.getvalue(), "txt": "an object"}
             tar.write(sample)
 

@@ -42,10 +42,11 @@ def write_video(frames: FramesFHWC, path: Path, fps: float, comment: str = "") -
         container.mux(stream.encode())
 
 
-def write_lossless_video(frames: FramesFHWC, file: BinaryIO, fps: float = 24.0) -> None:
+def write_lossless_video(frames: FramesFHWC, file: BinaryIO, fps: float) -> None:
     """An mp4 whose decoded frames are equal to these. Few players know its profile (H.264, RGB, QP 0)."""
+    rate = Fraction(fps).limit_denominator(1001)
     with av.open(file, mode="w", format="mp4") as container:
-        stream = container.add_stream("libx264rgb", rate=Fraction(fps), options={"qp": "0"})
+        stream = container.add_stream("libx264rgb", rate=rate, options={"qp": "0"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "rgb24"
         for frame in frames:

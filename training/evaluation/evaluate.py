@@ -110,7 +110,13 @@ def evaluate_run(
     made: GenerateResult | None = None
     for done, clip in enumerate(clips, start=1):
         real = read_clip(reader, clip, wanted)
-        given = given_of(plan.task, real, out / GIVEN_FOLDER / clip.clip_id)
+        given = given_of(
+            plan.task,
+            real,
+            out / GIVEN_FOLDER / clip.clip_id,
+            stride=wanted.stride,
+            fps=clip.fps,
+        )
         video = out / VIDEOS_FOLDER / f"{clip.clip_id}.mp4"
         made = make_video(run_dir, clip.caption, video, plan.sampling, given)
         pairs.append(_Pair(read_video(video, wanted), real, clip.caption))

@@ -71,14 +71,23 @@ def make_video(
     )
 
 
-def given_of(task: Task, real: FramesFHWC, path: Path) -> Given:
-    """Those frames of a real clip that the task gives, in a file without loss: `path` with an ending of its own."""
-    places = given_frames(task, len(real))
-    if not places:
+def given_of(task: Task, real: FramesFHWC, path: Path, *, stride: int, fps: float) -> Given:
+    """Those frames of a real clip that the task gives, in a file without loss: `path` with an ending of its own.
+
+    `stride` are the frames of the source, of which there are `fps` a second, from one frame of `real` to the next.
+    """
+    frames = real[list(given_frames(task, len(real)))]
+    if not len(frames):
         return Given(task=task)
     if task == "ti2v":
-        return Given(task=task, image=_as_image(real[0], path.with_suffix(".png")))
-    return Given(task=task, video=_as_video(real[list(places)], path.with_suffix(".mp4")))
+        return Given(task=task, image=_as_image(frames[0], path.with_suffix(".png")))
+    if task == "prediction":
+        # It takes frames of a source, at the stride of the model.
+        frames = np.repeat(frames, stride, axis=0)
+    else:
+        # The frames of an upsampled video are given at half its rate.
+        fps /= 2 * stride
+    return Given(task=task, video=_as_video(frames, path.with_suffix(".mp4"), fps))
 
 
 def given_frames(task: Task, num_frames: int) -> tuple[int, ...]:
@@ -100,9 +109,9 @@ def _as_image(frame: NDArray[np.uint8], path: Path) -> Path:
     return path
 
 
-def _as_video(frames: FramesFHWC, path: Path) -> Path:
+def _as_video(frames: FramesFHWC, path: Path, fps: float) -> Path:
     """Without loss, so that what is given are the frames themselves."""
     buffer = io.BytesIO()
-    write_lossless_video(frames, buffer)
+    write_lossless_video(frames, buffer, fps)
     write_whole(path, buffer.getvalue())
     return path

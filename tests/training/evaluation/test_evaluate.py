@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,28 +100,37 @@ def test_a_run_is_judged_and_made_videos_are_left(dataset: Path, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("task", "trained", "given"),
-    [("upsampling", "every_second", [0, 2]), ("interpolation", "first_and_last", [0, 3])],
+    ("task", "trained", "frames", "given"),
+    [
+        ("prediction", "first_four", 6, [0, 0, 1, 1, 2, 2, 3, 3]),
+        ("upsampling", "every_second", 4, [0, 2]),
+        ("interpolation", "first_and_last", 4, [0, 3]),
+    ],
 )
 def test_given_frames_are_those_of_the_clip_and_are_not_judged(
-    task: Task, trained: str, given: list[int], dataset: Path, tmp_path: Path
+    task: Task, trained: str, frames: int, given: list[int], dataset: Path, tmp_path: Path
 ) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
-    config = tiny_config(stages={"stiv": tiny_stage("stiv", num_steps=2, given=(trained,))})
+    config = tiny_config(
+        stages={"stiv": tiny_stage("stiv", num_steps=2, num_frames=frames, given=(trained,))}
+    )
     prepare_run(config, [dataset], run)
     train_stage(config, "stiv", [dataset], run)
     judged = evaluate_run(
         run, [str(dataset)], out, EvaluationPlan(task=task, num_samples=3), JUDGES
     )
-    assert judged.suite == f"clips {task}"
+    assert (judged.suite, judged.num_frames) == (f"clips {task}", frames)
+    # At stride 2, of clips of 24 frames a second; of an interpolation the recipe says the rate.
+    assert judged.fps == 12.0
     (psnr,) = (metric for metric in judged.metrics if metric.name == "psnr_db")
     assert psnr.num_samples == 3 * 2
-    clips = {clip.clip_id: clip for clip in choose_clips(SampleIndex.open([dataset]), 3, FORMAT, 0)}
+    wanted = replace(FORMAT, num_frames=frames)
+    clips = {clip.clip_id: clip for clip in choose_clips(SampleIndex.open([dataset]), 3, wanted, 0)}
     files = list((out / "given").glob("*.mp4"))
     assert {file.stem for file in files} == set(clips)
     for file in files:
-        real = read_clip(RangeReader(), clips[file.stem], FORMAT)
-        found = decode_frames(file.read_bytes(), range(2), real.shape[1:3])
+        real = read_clip(RangeReader(), clips[file.stem], wanted)
+        found = decode_frames(file.read_bytes(), range(len(given)), real.shape[1:3])
         np.testing.assert_array_equal(found, real[given])
 
 
