@@ -4,6 +4,7 @@ Called by benchmarks/gallery.py. Where a real clip is given a part of, the rows 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,10 @@ def _long(
     run_dir: Path, config: TrainConfig, stage: str, dataset: str
 ) -> tuple[str, list[FramesFHWC]]:
     wanted = _format_of(config, stage)
-    ((clip_id, caption, real),) = _held_out(config, stage, dataset, 1)
+    # No clip that was held out is as long as the key frames: only its first frame is taken.
+    ((clip_id, caption, real),) = _held_out(
+        config, stage, dataset, 1, replace(wanted, num_frames=2, stride=1)
+    )
     folder = run_dir / stage / "gallery"
     image = given_of("ti2v", real, folder / "given" / clip_id, stride=1, fps=1.0).image
     made = generate(
@@ -99,10 +103,9 @@ def _long(
     shown = frames[np.linspace(0, len(frames) - 1, NUM_LONG_FRAMES).round().astype(int)]
     text = (
         f"Long video from a first frame and its caption: {wanted.num_frames} key frames, {wanted.stride} source frames apart, and "
-        f"what the stage `interpolation` puts between them, {made.num_frames} frames in all; {NUM_LONG_FRAMES} are shown. "
-        "The last row are the real key frames."
+        f"what the stage `interpolation` puts between them, {made.num_frames} frames in all, of which {NUM_LONG_FRAMES} are shown"
     )
-    return text, [*np.split(shown, NUM_LONG_FRAMES // PER_ROW), real]
+    return text, [*np.split(shown, NUM_LONG_FRAMES // PER_ROW)]
 
 
 def _views(
@@ -130,10 +133,10 @@ def _classes(run_dir: Path, config: TrainConfig, stage: str) -> tuple[str, list[
 
 
 def _held_out(
-    config: TrainConfig, stage: str, dataset: str, num: int
+    config: TrainConfig, stage: str, dataset: str, num: int, wanted: Format | None = None
 ) -> list[tuple[str, str, FramesFHWC]]:
     """Id, caption and frames of clips that the stage was not trained on."""
-    index, wanted = SampleIndex.open([dataset]), _format_of(config, stage)
+    index, wanted = SampleIndex.open([dataset]), wanted or _format_of(config, stage)
     validation = config.stages[stage].validation
     assert validation is not None, "the recipes of this size hold clips out"
     among = is_held_out(index, validation.share)

@@ -214,6 +214,19 @@ class TrainConfig(FrozenModel):
         return self
 
     @model_validator(mode="after")
+    def _classes_fit(self) -> Self:
+        if not self.encoders.class_names:
+            return self
+        width = len(self.encoders.class_names) + 1
+        found = (self.model.text_width, self.model.pooled_text_width)
+        if found != (width, width):
+            raise ValueError(
+                f"{width - 1} class names need model.text_width {width} and model.pooled_text_width {width}, one place for each "
+                f"and one for none; found {found[0]} and {found[1]}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fewest_workers(self) -> Self:
         if self.min_workers is None:
             return self

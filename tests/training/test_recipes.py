@@ -111,6 +111,16 @@ def test_section_5_applications() -> None:
     assert (views.model.contract.null_image, views.guidance.text_scale) == ("zeros", 3.5)
     classes = RECIPES["class_to_video_xl_128"]()
     assert (len(classes.encoders.class_names), classes.stages["classes"].num_frames) == (101, 16)
+    assert (classes.model.text_width, classes.model.pooled_text_width) == (102, 102)
+
+
+def test_other_classes_need_other_widths() -> None:
+    values = RECIPES["class_to_video_tiny_48"]().model_dump()
+    values["encoders"]["class_names"] = ("run", "jump")
+    with pytest.raises(ValueError, match=r"2 class names need model\.text_width 3"):
+        TrainConfig.model_validate(values)
+    values["model"] |= {"text_width": 3, "pooled_text_width": 3}
+    assert TrainConfig.model_validate(values).model.text_width == 3
 
 
 def test_a_stage_needs_what_its_weights_come_from() -> None:

@@ -107,7 +107,9 @@ def class_to_video(scale: Scale) -> TrainConfig:
         "text_encoder_weights": None,
         "class_names": UCF101_CLASSES,
     }
-    return TrainConfig.model_validate({**run.model_dump(), "encoders": encoders})
+    width = len(UCF101_CLASSES) + 1  # one for no class
+    model = {**run.model.model_dump(), "text_width": width, "pooled_text_width": width}
+    return TrainConfig.model_validate({**run.model_dump(), "encoders": encoders, "model": model})
 
 
 def _low_chain(scale: Scale) -> dict[str, StageConfig]:
