@@ -27,6 +27,8 @@ _HEAD = """# Gallery
 Each pair of rows shows four frames of a made video and, below it, of the real clip of the same caption. The clips were held out from
 training. Made on two CPU cores by `python -m benchmarks.gallery` from a run of `{name}`: {data}. At this size the
 model learns to keep a given frame and the colours and layout around it, under blocky noise; from text alone it makes coloured texture.
+The applications at the end are runs of 100 to 400 steps each; all eight frames are shown there. Views are of meshes that ship with
+the package pybullet (`benchmarks/small_sets.py`), classes are the categories that the data engine found.
 
 {clips}
 
