@@ -174,7 +174,13 @@ def _evaluate_vbench(
 
 
 def ablate(
-    table: Annotated[str, typer.Option("--table", help="Of the paper: 3, 4 or 6a.")],
+    table: Annotated[
+        str,
+        typer.Option(
+            "--table",
+            help="Of the paper: 2, 3, 4, 6a, 6b or 6c (with the operations of 13 and 14).",
+        ),
+    ],
     dataset: Annotated[str, typer.Option("--dataset", help="Clips to train on.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the rows and the table.")],
     held_out: Annotated[
@@ -182,10 +188,16 @@ def ablate(
         typer.Option("--held-out", help="Clips to judge by; default: those of --dataset."),
     ] = None,
     recipe: Annotated[
-        str, typer.Option("--recipe", help="The run that rows change.")
-    ] = "demo_tiny",
+        str | None,
+        typer.Option("--recipe", help="The run that rows change; default: one of tiny size."),
+    ] = None,
     budget_steps: Annotated[
-        int, typer.Option("--budget-steps", min=1, help="Steps of each stage.")
+        int,
+        typer.Option(
+            "--budget-steps",
+            min=1,
+            help="Of each stage; in tables 6b and 6c, whose rows compute equally much, of the last stage of the first row.",
+        ),
     ] = 100,
     num_samples: Annotated[int, typer.Option("--num-samples", min=2)] = 16,
     features: FeaturesOption = None,
@@ -196,7 +208,7 @@ def ablate(
     """Train and judge the rows of a table of the paper; run again, it goes on where it was."""
     from orchestration.judges import open_judges
     from orchestration.recipe import resolve
-    from training.evaluation.ablate import AblationPlan
+    from training.evaluation.ablate import AblationPlan, table_of
     from training.evaluation.ablate import ablate as run_table
     from training.evaluation.generation import Sampling
     from training.recipes import RECIPES
@@ -204,7 +216,7 @@ def ablate(
 
     plan = AblationPlan(
         table=table,
-        base=resolve(RECIPES, recipe, []),
+        base=resolve(RECIPES, recipe or table_of(table).recipe, []),
         budget_steps=budget_steps,
         num_samples=num_samples,
         sampling=Sampling(seed=seed, num_sampling_steps=steps),

@@ -99,6 +99,12 @@ def cumulative(table: Mapping[str, Overrides], row: str) -> dict[str, Any]:
     raise KeyError(f"no row {row!r}; the table has {', '.join(table)}")
 
 
+def without_encoders(overrides: Overrides) -> dict[str, Any]:
+    """What is left of a row where the frozen encoders are the embedded ones, of which there are no others."""
+    theirs = ("encoders.", "model.latent_channels", "model.text_width", "model.pooled_text_width")
+    return {path: value for path, value in overrides.items() if not path.startswith(theirs)}
+
+
 def with_overrides(config: TrainConfig, overrides: Overrides) -> TrainConfig:
     """The run of one row.
 
