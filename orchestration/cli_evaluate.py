@@ -1,6 +1,7 @@
 """The commands that judge a run: registered on the app of `orchestration.cli`."""
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -26,6 +27,21 @@ FeaturesOption = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Suite:
+    """The options of a suite of prompts."""
+
+    name: str
+    prompts: Path | None
+    dimensions: tuple[str, ...]
+    images: Path | None
+
+    def list_given(self) -> Path:
+        if self.prompts is None:
+            raise typer.BadParameter(f"--suite {self.name} needs --prompts")
+        return self.prompts
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to an app."""
     app.command()(evaluate)
@@ -40,12 +56,20 @@ def evaluate(
     ] = None,
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the training run.")] = None,
     suite: Annotated[
-        Literal["clips", "vbench"],
-        typer.Option("--suite", help="Clips of a data set, or the prompts of VBench."),
+        Literal["clips", "vbench", "vbench_i2v", "geneval", "dsg"],
+        typer.Option("--suite", help="Clips of a data set, or the prompts of a benchmark."),
     ] = "clips",
     prompts: Annotated[
         Path | None,
-        typer.Option("--prompts", help="VBench_full_info.json; default: of the package vbench."),
+        typer.Option(
+            "--prompts",
+            help="List of the suite: VBench_full_info.json (default: of the package vbench), vbench2_i2v_full_info.json, "
+            "evaluation_metadata.jsonl of GenEval, dsg-1k-anns.csv.",
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", help="Of VBench-I2V: its folder of one aspect ratio, crop/1-1."),
     ] = None,
     dimensions: Annotated[
         list[str] | None,
@@ -97,10 +121,13 @@ def evaluate(
     sampling = Sampling(
         seed=seed, num_sampling_steps=steps, guidance_scale=guidance_scale, stage=stage
     )
-    if suite == "vbench":
+    if suite != "clips":
         if run is None:
-            raise typer.BadParameter("--suite vbench needs --run")
-        _evaluate_vbench(run, out, prompts, dimensions or [], sampling)
+            raise typer.BadParameter(f"--suite {suite} needs --run")
+        asked = _Suite(
+            name=suite, prompts=prompts, dimensions=tuple(dimensions or ()), images=images
+        )
+        _make_suite(run, out, asked, sampling)
         return
     if not datasets or (run is None) == (videos is None):
         raise typer.BadParameter("--dataset is needed, and either --run or --videos")
@@ -130,47 +157,80 @@ def evaluate(
     console.print(f"result: {out}", highlight=False, markup=False)
 
 
-def _evaluate_vbench(
-    run: Path, out: Path, prompts: Path | None, dimensions: list[str], sampling: "Sampling"
-) -> None:
-    """Make the videos under the names that VBench expects; with its results there, print the scores."""
-    from training.evaluation.vbench_scores import DIMENSIONS, vbench_scores
-    from training.evaluation.vbench_suite import (
-        make_suite,
-        prompt_list,
-        read_dimensions,
-        read_prompts,
-        videos_of,
-    )
+def _make_suite(run: Path, out: Path, asked: "_Suite", sampling: "Sampling") -> None:
+    """Make the videos or images where the code of the suite's authors looks for them; with its results there, print the
+    scores."""
+    from training.evaluation import prompt_suites as suites
 
-    prompts = prompt_list(prompts)
-    videos = videos_of(read_prompts(prompts, dimensions))
+    folder = out / "videos" if asked.name.startswith("vbench") else out / "images"
+    if asked.name == "geneval":
+        items = suites.geneval_items(asked.list_given(), folder)
+    elif asked.name == "dsg":
+        items = suites.dsg_items(asked.list_given())
+    else:
+        if asked.name == "vbench_i2v" and asked.images is None:
+            raise typer.BadParameter("--suite vbench_i2v needs --images")
+        found = asked.list_given() if asked.images else suites.prompt_list(asked.prompts)
+        prompts = suites.read_prompts(found, asked.dimensions)
+        items = suites.vbench_items(prompts, asked.images)
     with progress_reporter(console) as reporter:
 
         def show(done: int, total: int) -> None:
-            reporter.update("vbench", done, total, "videos")
+            reporter.update(asked.name, done, total, folder.name)
 
-        make_suite(run, videos, out / "videos", sampling, show)
+        suites.make_suite(run, items, folder, sampling, show)
+    if asked.name == "vbench":
+        _score_vbench(out, suites.prompt_list(asked.prompts))
+    elif asked.name == "vbench_i2v":
+        _score_vbench_i2v(out)
+    else:
+        _say(f"{len(items)} images are in {folder}; the authors' code judges that folder")
+
+
+def _score_vbench(out: Path, prompts: Path) -> None:
+    from training.evaluation.prompt_suites import read_dimensions
+    from training.evaluation.vbench_scores import DIMENSIONS, vbench_scores
+
     found = read_dimensions(out / "vbench")
     missing = [name for name in DIMENSIONS if name not in found]
     if missing:
         words = ["--videos_path", out / "videos", "--output_path", out / "vbench"]
         words += ["--full_json_dir", prompts, "--dimension", missing[0]]
-        console.print(
+        _say(
             f"the videos are made; dimensions still to be judged: {', '.join(missing)}\n"
             "for each of them, where the package vbench and a GPU are:\n"
             f"vbench evaluate {shlex.join(map(str, words))}\n"
-            "then run this command again for the scores",
-            highlight=False,
-            markup=False,
+            "then run this command again for the scores"
         )
         return
     scores = vbench_scores(found)
-    console.print(
+    _say(
         f"quality {100 * scores.quality:.1f}, semantic {100 * scores.semantic:.1f}, "
-        f"total {100 * scores.total:.1f}",
-        highlight=False,
+        f"total {100 * scores.total:.1f}"
     )
+
+
+def _score_vbench_i2v(out: Path) -> None:
+    from training.evaluation.prompt_suites import read_dimensions
+    from training.evaluation.vbench_scores import I2V, QUALITY, vbench_i2v_scores
+
+    found = read_dimensions(out / "vbench")
+    missing = [name for name in (*I2V, *QUALITY) if name not in found]
+    if missing:
+        _say(
+            f"the videos are made; dimensions still to be judged: {', '.join(missing)}\n"
+            f"judge {out / 'videos'} with VBenchI2V of the authors' repository, results into {out / 'vbench'}, "
+            "then run this command again for the scores"
+        )
+        return
+    scores = vbench_i2v_scores(found)
+    _say(
+        f"quality {100 * scores.quality:.1f}, i2v {100 * scores.i2v:.1f}, total {100 * scores.total:.1f}"
+    )
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, markup=False)
 
 
 def ablate(

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from orchestration.cli import app
@@ -10,7 +11,7 @@ from tests.training.builders import tiny_config, tiny_stage, write_dataset
 from training.errors import EvaluationError
 from training.evaluation.clips import Format, choose_clips, read_clip
 from training.evaluation.results import read_result
-from training.evaluation.vbench_scores import DIMENSIONS, QUALITY
+from training.evaluation.vbench_scores import DIMENSIONS, I2V, QUALITY
 from training.loop import prepare_run, train_stage
 from training.streaming.index import SampleIndex
 from training.streaming.storage import RangeReader
@@ -70,3 +71,38 @@ def test_the_videos_of_vbench_and_then_its_scores(tmp_path: Path) -> None:
     (out / "vbench" / "all_eval_results.json").write_text(json.dumps(results))
     second = CliRunner().invoke(app, [str(word) for word in words])
     assert "quality 100.0, semantic 0.0, total 80.0" in second.output
+
+
+@pytest.mark.slow
+def test_suites_of_images_and_from_images(tmp_path: Path) -> None:
+    dataset, run = write_dataset(tmp_path / "squares", [12, 12]), tmp_path / "run"
+    config = tiny_config(stages={t: tiny_stage(t, num_steps=2) for t in ("t2i", "t2v", "stiv")})
+    prepare_run(config, [dataset], run)
+    for stage in config.stages:
+        train_stage(config, stage, [dataset], run)
+    images, i2v = tmp_path / "1-1", tmp_path / "i2v.json"
+    images.mkdir()
+    Image.new("RGB", (48, 32), "red").save(images / "lake.png")
+    line = {"prompt_en": "a lake", "image_name": "lake.png", "dimension": ["i2v_subject"]}
+    i2v.write_text(json.dumps([line]))
+
+    def evaluate(suite: str, *words: str | Path) -> str:
+        given = ["evaluate", "--suite", suite, "--run", run, "--out", tmp_path / suite, *words]
+        return CliRunner().invoke(app, [str(word) for word in given]).output
+
+    assert "i2v_subject, i2v_background" in evaluate(
+        "vbench_i2v", "--prompts", i2v, "--images", images
+    )
+    assert len(list((tmp_path / "vbench_i2v" / "videos").glob("a lake-?.mp4"))) == 5
+    (tmp_path / "vbench_i2v" / "vbench").mkdir()
+    results = {name: [1.0, []] for name in (*I2V, *QUALITY)}
+    (tmp_path / "vbench_i2v" / "vbench" / "all_eval_results.json").write_text(json.dumps(results))
+    assert "total" in evaluate("vbench_i2v", "--prompts", i2v, "--images", images)
+    assert "needs --images" in evaluate("vbench_i2v", "--prompts", i2v)
+
+    table = tmp_path / "dsg.csv"
+    table.write_text("item_id,text\na0,a red cup\n")
+    assert "1 images" in evaluate("dsg", "--prompts", table)
+    with Image.open(tmp_path / "dsg" / "images" / "a0.png") as made:
+        assert made.size == (384, 256)  # enlarged: smaller ones are no use to look at
+    assert "needs --prompts" in evaluate("geneval")
