@@ -56,8 +56,25 @@ def evaluate(
     ] = None,
     run: Annotated[Path | None, typer.Option("--run", help="Folder of the training run.")] = None,
     suite: Annotated[
-        Literal["clips", "vbench", "vbench_i2v", "geneval", "dsg"],
-        typer.Option("--suite", help="Clips of a data set, or the prompts of a benchmark."),
+        Literal[
+            "clips",
+            "vbench",
+            "vbench_i2v",
+            "geneval",
+            "dsg",
+            "msrvtt",
+            "msrvtt_prediction",
+            "msrvtt_upsampling",
+            "moviegen",
+            "moviegen_prediction",
+            "ucf101",
+            "gso",
+            "coco",
+        ],
+        typer.Option(
+            "--suite",
+            help="Clips of a data set; or the prompts of a benchmark; or a protocol of the paper on its data.",
+        ),
     ] = "clips",
     prompts: Annotated[
         Path | None,
@@ -86,15 +103,25 @@ def evaluate(
         typer.Option("--held-out", help="Only clips that the validation of the run held out."),
     ] = False,
     task: Annotated[
-        Literal["t2i", "t2v", "ti2v", "prediction", "upsampling", "interpolation"],
+        Literal["t2i", "t2v", "ti2v", "prediction", "upsampling", "interpolation", "multi_view"],
         typer.Option(
             "--task",
             help="Besides text are given: ti2v the first frame of the clip, prediction the first four, upsampling every "
-            "second one, interpolation the first and the last.",
+            "second one, interpolation the first and the last; multi_view the first view. A protocol has its own.",
         ),
     ] = "t2v",
-    num_samples: Annotated[int, typer.Option("--num-samples", min=1)] = 64,
+    num_samples: Annotated[
+        int | None,
+        typer.Option("--num-samples", min=1, help="Default: 64, or as many as the protocol has."),
+    ] = None,
     features: FeaturesOption = None,
+    lpips: Annotated[
+        Path | None,
+        typer.Option(
+            "--lpips",
+            help="LPIPS too: a file with the AlexNet of torchvision, alexnet-owt-7be5be79.pth.",
+        ),
+    ] = None,
     clip_model: Annotated[
         str | None,
         typer.Option(
@@ -116,12 +143,14 @@ def evaluate(
     from training.evaluation.clips import Format
     from training.evaluation.evaluate import EvaluationPlan, evaluate_run, evaluate_videos
     from training.evaluation.generation import Sampling
+    from training.evaluation.protocols import PROTOCOLS
     from training.evaluation.results import markdown
 
     sampling = Sampling(
         seed=seed, num_sampling_steps=steps, guidance_scale=guidance_scale, stage=stage
     )
-    if suite != "clips":
+    protocol = PROTOCOLS.get(suite)
+    if suite != "clips" and protocol is None:
         if run is None:
             raise typer.BadParameter(f"--suite {suite} needs --run")
         asked = _Suite(
@@ -139,10 +168,18 @@ def evaluate(
         wanted = Format(num_frames=num_frames, stride=stride, height_px=height, width_px=width)
     if held_out and run is None:
         raise typer.BadParameter("--held-out needs --run")
+    if protocol is not None:
+        protocol.check(suite, features or [], clip_model, lpips)
+        task, num_samples = protocol.task, num_samples or protocol.num_samples
     plan = EvaluationPlan(
-        task=task, num_samples=num_samples, sampling=sampling, format=wanted, held_out=held_out
+        suite=suite,
+        task=task,
+        num_samples=num_samples or 64,
+        sampling=sampling,
+        format=wanted,
+        held_out=held_out,
     )
-    judges = open_judges(features or ["embedded"], clip_model)
+    judges = open_judges(features or ["embedded"], clip_model, lpips)
     if videos is not None:
         result = evaluate_videos(videos, datasets, out, plan, judges)
     else:

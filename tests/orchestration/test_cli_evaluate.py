@@ -106,3 +106,10 @@ def test_suites_of_images_and_from_images(tmp_path: Path) -> None:
     with Image.open(tmp_path / "dsg" / "images" / "a0.png") as made:
         assert made.size == (384, 256)  # enlarged: smaller ones are no use to look at
     assert "needs --prompts" in evaluate("geneval")
+
+
+def test_a_protocol_says_what_it_needs(tmp_path: Path) -> None:
+    words = ["evaluate", "--suite", "gso", "--run", str(tmp_path), "--dataset", str(tmp_path)]
+    result = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, EvaluationError)
+    assert "--lpips FILE" in str(result.exception)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,12 +52,21 @@ class TextSimilarity(Protocol):
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
 
 
+class PerceptualDistance(Protocol):
+    """LPIPS between frames."""
+
+    @property
+    def backend(self) -> str: ...
+    def distances(self, made: FramesFHWC, real: FramesFHWC) -> NDArray[np.float32]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judges:
     """The networks that look at the videos."""
 
     features: tuple[VideoFeatures, ...]
     similarity: TextSimilarity | None = None
+    perceptual: PerceptualDistance | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +127,9 @@ def evaluate_run(
             fps=clip.fps,
         )
         video = out / VIDEOS_FOLDER / f"{clip.clip_id}.mp4"
-        made = make_video(run_dir, clip.caption, video, plan.sampling, given)
+        # Views are made from the one view alone.
+        text = "" if plan.task == "multi_view" else clip.caption
+        made = make_video(run_dir, text, video, plan.sampling, given)
         pairs.append(_Pair(read_video(video, wanted), real, clip.caption))
         on_video(done, len(clips))
     assert made is not None  # choose_clips gives at least one
@@ -227,7 +238,7 @@ def _judge(
     if judges.similarity is not None:
         metrics.append(_similarity(pairs, judges.similarity))
     if given := given_frames(task, len(pairs[0].made)):
-        metrics += _fidelity(pairs, given)
+        metrics += _fidelity(pairs, given, judges.perceptual)
     else:
         skipped.append("PSNR and SSIM: without a given frame no video is meant to equal its clip")
     return tuple(metrics), tuple(skipped)
@@ -285,32 +296,38 @@ def _similarity(pairs: Sequence[_Pair], similarity: TextSimilarity) -> Metric:
     )
 
 
-def _fidelity(pairs: Sequence[_Pair], given: Sequence[int]) -> list[Metric]:
+def _fidelity(
+    pairs: Sequence[_Pair], given: Sequence[int], perceptual: PerceptualDistance | None
+) -> list[Metric]:
     """Of the frames that were not given: those would show the autoencoder only."""
     left = [place for place in range(len(pairs[0].made)) if place not in given]
     made = np.concatenate([pair.made[left] for pair in pairs])
     real = np.concatenate([pair.real[left] for pair in pairs])
-    found = {
-        "psnr_db": (
-            np.minimum(psnr_db(made, real), MAX_PSNR_DB),
-            "of the mp4 files, mean over frames",
-        ),
-        "ssim": (
-            ssim(made, real),
-            "scikit-image, Gaussian window, of the mp4 files, mean over frames",
-        ),
-    }
-    return [
-        Metric(
-            name=name,
-            value=float(values.mean()),
-            backend=backend,
-            num_samples=len(made),
-            num_references=len(real),
-            better="higher",
-        )
-        for name, (values, backend) in found.items()
+    of_files = "of the mp4 files, mean over frames"
+    found = [
+        _of_frames("psnr_db", np.minimum(psnr_db(made, real), MAX_PSNR_DB), of_files),
+        _of_frames("ssim", ssim(made, real), f"scikit-image, Gaussian window, {of_files}"),
     ]
+    if perceptual is not None:
+        distances = perceptual.distances(made, real)
+        found.append(_of_frames("lpips", distances, perceptual.backend, "lower"))
+    return found
+
+
+def _of_frames(
+    name: str,
+    values: NDArray[Any],
+    backend: str,
+    better: Literal["higher", "lower"] = "higher",
+) -> Metric:
+    return Metric(
+        name=name,
+        value=float(values.mean()),
+        backend=backend,
+        num_samples=len(values),
+        num_references=len(values),
+        better=better,
+    )
 
 
 def _write(result: EvaluationResult, pairs: Sequence[_Pair], out: Path) -> None:

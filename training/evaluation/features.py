@@ -224,14 +224,28 @@ def _load_torchscript(path: Path) -> Any:
 
 
 def _load_state(model: nn.Module, path: Path, expected: str) -> None:
+    try:
+        model.load_state_dict(read_state(path, expected))
+    except RuntimeError as error:
+        raise _other_weights(path, expected, error) from error
+
+
+def read_state(path: Path, expected: str) -> dict[str, Tensor]:
+    """The tensors of a state dict, without unpickling anything else.
+
+    Raises:
+        EvaluationError: the file is missing or holds something else.
+    """
     import pickle
 
     if not path.is_file():
         raise EvaluationError(f"{path} does not exist; give the weights of {expected}")
     try:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, TypeError, EOFError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise EvaluationError(
-            f"{path} does not hold the weights of {expected}: {lines[0]}"
-        ) from error
+        raise _other_weights(path, expected, error) from error
+
+
+def _other_weights(path: Path, expected: str, error: Exception) -> EvaluationError:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return EvaluationError(f"{path} does not hold the weights of {expected}: {lines[0]}")

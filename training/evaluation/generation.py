@@ -20,7 +20,7 @@ from training.video_file import write_lossless_video
 
 SEED_BITS = 31
 
-Task = Literal["t2i", "t2v", "ti2v", "prediction", "upsampling", "interpolation"]
+Task = Literal["t2i", "t2v", "ti2v", "prediction", "upsampling", "interpolation", "multi_view"]
 """What can be judged against the real clip of the same caption, or of the same given frames."""
 
 
@@ -79,7 +79,7 @@ def given_of(task: Task, real: FramesFHWC, path: Path, *, stride: int, fps: floa
     frames = real[list(given_frames(task, len(real)))]
     if not len(frames):
         return Given(task=task)
-    if task == "ti2v":
+    if task in ("ti2v", "multi_view"):
         return Given(task=task, image=_as_image(frames[0], path.with_suffix(".png")))
     if task == "prediction":
         # It takes frames of a source, at the stride of the model.

@@ -1,0 +1,111 @@
+"""The comparisons of the paper as settings: only the data is missing. What the paper leaves open is said with each.
+
+A number of another protocol cannot be compared: FVD changes with the count, the rate and the size of the videos.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from training.errors import EvaluationError
+from training.evaluation.generation import Task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Protocol:
+    """What is made for each clip of a data set, and judged by what."""
+
+    task: Task
+    num_samples: int
+    features: tuple[str, ...] = ()
+    """Kinds of networks, as `--features KIND:FILE` names them."""
+    needs_clip: bool = False
+    needs_lpips: bool = False
+    data: str
+    """What the data set holds."""
+    paper: str
+    """What the paper found, and what it leaves open."""
+
+    def check(
+        self, name: str, features: Sequence[str], clip_model: str | None, lpips: Path | None
+    ) -> None:
+        """Refuse an evaluation that would go by the name of the protocol without its metrics.
+
+        Raises:
+            EvaluationError: a network is missing.
+        """
+        kinds = {feature.partition(":")[0] for feature in features}
+        missing = [f"--features {kind}:FILE" for kind in self.features if kind not in kinds]
+        if self.needs_clip and clip_model is None:
+            missing.append("--clip MODEL/WEIGHTS")
+        if self.needs_lpips and lpips is None:
+            missing.append("--lpips FILE")
+        if missing:
+            raise EvaluationError(
+                f"suite {name} is judged by published networks: give {' '.join(missing)}; "
+                f"for embedded ones use --task {self.task} without --suite. It takes {self.data}; {self.paper}"
+            )
+
+
+PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
+    {
+        "msrvtt": Protocol(
+            task="t2v",
+            num_samples=2990,
+            features=("i3d",),
+            data="the test split of MSRVTT, one caption a video",
+            paper="FVD of the rows of tables 6b, 7 and 8; count, rate, size and I3D are open",
+        ),
+        "msrvtt_prediction": Protocol(
+            task="prediction",
+            num_samples=2990,
+            features=("i3d",),
+            data="the test split of MSRVTT",
+            paper="FVD 183.7 for STIV-V2V, 536.2 for T2V (section 5); count, rate and size are open",
+        ),
+        "msrvtt_upsampling": Protocol(
+            task="upsampling",
+            num_samples=2990,
+            features=("inception", "i3d"),
+            data="the test split of MSRVTT",
+            paper="FID 2.0 and FVD 5.9 with text (section 5); count, rate and size are open",
+        ),
+        "moviegen": Protocol(
+            task="t2v",
+            num_samples=1003,
+            features=("i3d",),
+            data="the prompts of MovieGen Video Bench with its videos",
+            paper="FVD 347.2 for T2V (section 5); rate, size and I3D are open",
+        ),
+        "moviegen_prediction": Protocol(
+            task="prediction",
+            num_samples=1003,
+            features=("i3d",),
+            data="MovieGen Video Bench with its videos",
+            paper="FVD 186.3 for STIV-V2V (section 5); rate, size and I3D are open",
+        ),
+        "ucf101": Protocol(
+            task="t2v",
+            num_samples=10_000,
+            features=("i3d",),
+            data="UCF-101 with the names of its classes as captions",
+            paper="table 17, after TATS: 16 frames of 128 px; its Inception Score needs the C3D of TATS, which is not here",
+        ),
+        "gso": Protocol(
+            task="multi_view",
+            num_samples=100,
+            needs_lpips=True,
+            data="clips of seven frames: a rendered view of an object of GSO, then the six of training/camera_grid.py",
+            paper="PSNR, SSIM and LPIPS of section 5, appendix J.3; the number of objects is open",
+        ),
+        "coco": Protocol(
+            task="t2i",
+            num_samples=30_000,
+            features=("inception",),
+            needs_clip=True,
+            data="images of COCO 2014 with a caption each, as img2dataset leaves them",
+            paper="FID and CLIP of table 2; the count is open, 30,000 is the custom",
+        ),
+    }
+)
