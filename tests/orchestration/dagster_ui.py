@@ -74,12 +74,16 @@ class Server:
         except OSError:
             return False
 
+    def states(self) -> list[str]:
+        """That of each run, the last first."""
+        runs = self.query("{ runsOrError { ... on Runs { results { status } } } }")
+        return [run["status"] for run in runs["runsOrError"]["results"]]
+
     def wait_for_runs(self, timeout_s: float, count: int = 1) -> list[str]:
         """The states of all runs, once there are so many and none is under way."""
         deadline_s = time.monotonic() + timeout_s
         while time.monotonic() < deadline_s:
-            runs = self.query("{ runsOrError { ... on Runs { results { status } } } }")
-            states = [run["status"] for run in runs["runsOrError"]["results"]]
+            states = self.states()
             if len(states) >= count and set(states) <= {"SUCCESS", "FAILURE", "CANCELED"}:
                 return states
             time.sleep(2)
