@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.training.builders import tiny_config, tiny_stage
@@ -155,3 +157,37 @@ def test_a_killed_driver_and_a_killed_worker_lose_one_interval_at_most(
         {k: v for k, v in tensors_of(expected_run, one).items() if k.startswith("average")},
         tolerance=2e-5,  # what is rounding in 6 steps has grown in 60
     )
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("default")
+@pytest.mark.usefixtures("local_ray")
+def test_a_killed_ray_ends_the_driver_and_another_ray_goes_on_exactly(
+    dataset: Path, tmp_path: Path
+) -> None:
+    config = config_of(num_steps=60)
+    expected_run, run = tmp_path / "expected", tmp_path / "run"
+    prepare_run(config, [dataset], expected_run)
+    train_stage(config, "stiv", [dataset], expected_run)
+
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVE, config.model_dump_json(), str(dataset), str(run)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as driver:
+        while len(losses_of(run)) < 5:
+            assert driver.poll() is None, "the driver ended by itself"
+            time.sleep(0.02)
+        # Ray gives its head a minute to come back before the driver ends.
+        for process in psutil.Process(driver.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        assert driver.wait(timeout=120) != 0
+    assert len(losses_of(run)) < 60
+
+    fit(config, [dataset], run, resume=True)
+    assert losses_of(run) == losses_of(expected_run)
+    expected, found = tensors_of(expected_run, config), tensors_of(run, config)
+    assert all(tensor.equal(found[name]) for name, tensor in expected.items())
