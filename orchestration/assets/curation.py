@@ -35,8 +35,18 @@ GROUP = "curation"
 Engine = dg.ResourceParam[DataEngineConfig]
 """The configuration of the data engine for this run (`orchestration.configuration.engine`)."""
 
+_HANDLED = dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
+WHEN_OUT_OF_DATE = dg.AutomationCondition.eager() | (
+    dg.AutomationCondition.code_version_changed().since(_HANDLED)
+    & ~dg.AutomationCondition.missing()
+    & ~dg.AutomationCondition.in_progress()
+    & ~dg.AutomationCondition.any_deps_in_progress()
+)
+"""For the sensor `flow_to_shards`: new sources, new results of the step before, or new code of this step."""
+
 _asset = partial(
     dg.asset,
+    automation_condition=WHEN_OUT_OF_DATE,
     partitions_def=source_batches,
     group_name=GROUP,
     owners=["team:data"],

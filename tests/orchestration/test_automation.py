@@ -2,11 +2,14 @@
 
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from orchestration import automation
+from orchestration.assets.curation import WHEN_OUT_OF_DATE, scored_clips, source_videos
+from orchestration.definitions import defs
 from orchestration.partitions import source_batches
 from orchestration.resources import Workspace
 from tests.buckets import s3_bucket
@@ -128,3 +131,68 @@ def test_batches_may_lie_in_a_bucket(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(dg.Failure, match="unreachable"):
         sensor.look()
+
+
+def requested_by(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    cursor: Any,
+) -> tuple[set[tuple[str, str]], Any]:
+    """The assets and batches that one tick of the automation asks for."""
+    found = dg.evaluate_automation_conditions(definitions, instance, cursor=cursor)
+    asked = {
+        (result.key.to_user_string(), partition)
+        for result in found.results
+        for partition in result.true_subset.expensively_compute_partition_keys()
+    }
+    return asked, found.cursor
+
+
+def materialized(instance: dg.DagsterInstance, asset: str, batch: str) -> None:
+    instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=batch))
+
+
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+def test_switched_on_a_new_batch_flows_from_step_to_step_and_no_step_runs_twice() -> None:
+    definitions = dg.Definitions(
+        assets=[source_videos, scored_clips], resources=defs.resources or {}
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        asked, cursor = requested_by(definitions, instance, None)
+        assert asked == set()
+        instance.add_dynamic_partitions(str(source_batches.name), ["zoo"])
+        asked, cursor = requested_by(definitions, instance, cursor)
+        assert ("source_videos", "zoo") in asked
+        materialized(instance, "source_videos", "zoo")
+        materialized(instance, "scored_clips", "zoo")
+        asked, cursor = requested_by(definitions, instance, cursor)
+        asked, cursor = requested_by(definitions, instance, cursor)
+        assert asked == set()
+        materialized(instance, "source_videos", "zoo")
+        asked, cursor = requested_by(definitions, instance, cursor)
+        assert asked == {("scored_clips", "zoo")}
+        asked, cursor = requested_by(definitions, instance, cursor)
+        assert asked == set()
+
+
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+def test_switched_on_new_code_of_a_step_runs_it_again_where_it_had_run() -> None:
+    def with_code(version: str) -> dg.Definitions:
+        @dg.asset(
+            partitions_def=source_batches,
+            code_version=version,
+            automation_condition=WHEN_OUT_OF_DATE,
+        )
+        def step() -> None: ...
+
+        return dg.Definitions(assets=[step])
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(str(source_batches.name), ["zoo"])
+        materialized(instance, "step", "zoo")
+        asked, cursor = requested_by(with_code("1"), instance, None)
+        assert asked == set()
+        asked, cursor = requested_by(with_code("2"), instance, cursor)
+        assert asked == {("step", "zoo")}
+        asked, cursor = requested_by(with_code("2"), instance, cursor)
+        assert asked == set()
