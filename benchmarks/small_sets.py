@@ -29,8 +29,8 @@ DISTANCE_SIZES = 1.6
 
 def write_views(out: Path, num_objects: int) -> None:
     """A sample is seven frames: the given view, then those of `CAMERAS`; white around an object of one colour."""
-    import pybullet  # pyright: ignore[reportMissingImports]
-    import pybullet_data  # pyright: ignore[reportMissingImports]
+    import pybullet  # pyright: ignore[reportMissingImports]  # installed for this script only
+    import pybullet_data  # pyright: ignore[reportMissingImports]  # the same
 
     pybullet.connect(pybullet.DIRECT)
     meshes = sorted(Path(pybullet_data.getDataPath(), "random_urdfs").glob("*/*.urdf"))

@@ -37,7 +37,7 @@ def load_weights(path: Path, name: str) -> tuple[dict[str, Tensor], str]:
                     f"{path} holds weights of {found_name!r}, expected {name!r}; point to a file that "
                     f"was saved by the autoencoder {name!r}, or fit it again"
                 )
-            return {key: file.get_tensor(key) for key in file.keys()}, settings  # noqa: SIM118
+            return {key: file.get_tensor(key) for key in file.keys()}, settings  # noqa: SIM118  # an open file is no mapping
     except SafetensorError as error:
         raise AutoencoderError(f"{path} is not a complete safetensors file: {error}") from error
 

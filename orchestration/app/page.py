@@ -129,7 +129,7 @@ def _compare_tab(session: Session, page: gr.Blocks) -> None:
     button = gr.Button("Make them all", variant="primary")
     made: gr.State = gr.State([])
 
-    def run(values: Values, progress: gr.Progress = gr.Progress()) -> list[Files]:  # noqa: B008
+    def run(values: Values, progress: gr.Progress = gr.Progress()) -> list[Files]:  # noqa: B008  (the same)
         with _one_line():
             if not values[chosen]:
                 raise gr.Error("choose at least one checkpoint", print_exception=False)

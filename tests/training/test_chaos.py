@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -115,6 +116,20 @@ fit(TrainConfig.model_validate_json(sys.argv[1]), [sys.argv[2]], Path(sys.argv[3
 """
 
 
+@contextmanager
+def driven(config: TrainConfig, dataset: Path, run: Path) -> Generator[subprocess.Popen[bytes]]:
+    """The driver of a run, with a Ray of its own, once it has trained five steps."""
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVE, config.model_dump_json(), str(dataset), str(run)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as driver:
+        while len(losses_of(run)) < 5:
+            assert driver.poll() is None, "the driver ended by itself"
+            time.sleep(0.02)
+        yield driver
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(600)
@@ -129,14 +144,7 @@ def test_a_killed_driver_and_a_killed_worker_lose_one_interval_at_most(
     prepare_run(one, [dataset], expected_run)
     train_stage(one, "stiv", [dataset], expected_run)
 
-    with subprocess.Popen(
-        [sys.executable, "-c", DRIVE, two.model_dump_json(), str(dataset), str(run)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as driver:
-        while len(losses_of(run)) < 5:
-            assert driver.poll() is None, "the driver ended by itself"
-            time.sleep(0.02)
+    with driven(two, dataset, run) as driver:
         driver.kill()
     reached = len(losses_of(run))
     assert reached < 60
@@ -172,14 +180,7 @@ def test_a_killed_ray_ends_the_driver_and_another_ray_goes_on_exactly(
     prepare_run(config, [dataset], expected_run)
     train_stage(config, "stiv", [dataset], expected_run)
 
-    with subprocess.Popen(
-        [sys.executable, "-c", DRIVE, config.model_dump_json(), str(dataset), str(run)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as driver:
-        while len(losses_of(run)) < 5:
-            assert driver.poll() is None, "the driver ended by itself"
-            time.sleep(0.02)
+    with driven(config, dataset, run) as driver:
         # Ray gives its head a minute to come back before the driver ends.
         for process in psutil.Process(driver.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):

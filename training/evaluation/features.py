@@ -152,7 +152,7 @@ class InceptionFeatures:
         model = inception_v3(weights=None, init_weights=False, transform_input=True)
         _load_state(model, path, "torchvision's inception_v3")
         self._classify: nn.Module = model.fc
-        model.fc = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+        model.fc = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]  # typed as a linear layer
         self._model = model.eval().to(self._device)
         self._classify = self._classify.eval().to(self._device)
         self.backend = f"torchvision/inception_v3 {_digest(path)}"
