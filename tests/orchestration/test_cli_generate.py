@@ -1,7 +1,5 @@
 import hashlib
 import json
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -11,7 +9,11 @@ from typer.testing import CliRunner, Result
 from orchestration.cli import app
 from tests.training.builders import tiny_config, tiny_stage, write_dataset
 from training.errors import GenerateError
+from training.generate import GenerateRequest, OpenRun
+from training.generate_launch import make_on_workers
+from training.generate_many import plan_many
 from training.loop import prepare_run, train_stage
+from training.prompt_file import read_prompts
 
 pytestmark = pytest.mark.slow
 
@@ -112,31 +114,33 @@ def test_a_prompt_that_fails_leaves_the_others(run: Path, tmp_path: Path) -> Non
 def test_workers_make_the_same_videos_though_one_is_killed(run: Path, tmp_path: Path) -> None:
     table = tmp_path / "p.csv"
     table.write_text(TABLE)
-    # So many steps that a process can be killed in the middle of them.
+    # So many steps that a process is found in the middle of them.
+    request = GenerateRequest(num_sampling_steps=200)
     words = ("--run", run, "--prompts", table, "--steps", 200, "--out")
     alone = stiv_generate(*words, tmp_path / "alone")
     assert alone.exit_code == 0, alone.output
-    with ThreadPoolExecutor(1) as pool:
-        killed = pool.submit(kill_a_maker)
-        together = stiv_generate(*words, tmp_path / "together", "--num-workers", 2)
-    assert killed.result()
-    assert together.exit_code == 0, together.output
-    assert len(videos_of(tmp_path / "alone")) == 3
-    assert videos_of(tmp_path / "together") == videos_of(tmp_path / "alone")
+    killed: list[int] = []
+
+    def kill_a_maker(_name: str, done: int, total: int) -> None:
+        """Kill one process of two, all of which have a video to make, as soon as one is in the middle of it."""
+        if not killed and 0 < done < total:
+            makers = [p for p in psutil.Process().children(recursive=True) if "_Maker" in _title(p)]
+            makers[0].kill()
+            killed.append(makers[0].pid)
+
+    opened, folder = OpenRun(run), tmp_path / "together"
+    jobs = plan_many(opened, read_prompts(table, request), folder, "mp4")
+    made = list(make_on_workers(run, jobs, 2, on_step=kill_a_maker))
+    assert killed
+    assert len(made) == len(videos_of(tmp_path / "alone")) == 3
+    assert videos_of(folder) == videos_of(tmp_path / "alone")
+
+    (folder / next(iter(videos_of(folder)))).unlink()
+    again = stiv_generate(*words, folder, "--num-workers", 2)
+    assert "3 videos, 2 of them made before" in again.output
+    assert videos_of(folder) == videos_of(tmp_path / "alone")
     many = stiv_generate(*words, tmp_path / "many", "--num-workers", 1000)
     assert "--num-workers is 1000, but Ray has room for" in str(many.exception)
-
-
-def kill_a_maker() -> bool:
-    """Kill the first of our processes that is found making a video."""
-    deadline_s = time.monotonic() + 60
-    while time.monotonic() < deadline_s:
-        for process in psutil.Process().children(recursive=True):
-            if "_Maker.make" in _title(process):
-                process.kill()
-                return True
-        time.sleep(0.25)
-    return False
 
 
 def _title(process: psutil.Process) -> str:
