@@ -11,6 +11,7 @@ import jinja2
 import pyarrow.parquet as pq
 
 from data_engine import plots, statistics
+from data_engine.clip_pages import write_clip_pages
 from data_engine.config import DataEngineConfig
 from data_engine.describing import read_descriptions
 from data_engine.errors import TableError
@@ -184,7 +185,8 @@ def typical_clips(datasets: Sequence[DatasetPaths], count: int) -> list[tuple[Cl
 
 
 def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
-    """Write `report/index.html`, which needs no other file; its pictures and DATA_CARD.md lie beside it.
+    """Write `report/index.html`, which needs no other file; its pictures, DATA_CARD.md and the pages of all clips lie
+    beside it.
 
     Raises:
         TableError: the data set was not curated.
@@ -226,6 +228,7 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
         config=config.model_dump_json(indent=1),
         pictures={name: _data_uri(name, data) for name, data in pictures.items()},
     )
+    write_clip_pages(paths)
     with write_atomically(paths.report / "index.html") as file:
         file.write(page.encode())
     return paths.report / "index.html"

@@ -20,6 +20,7 @@ A data set is a folder::
     shards/                   WebDataset tars and manifest.json
     throughput.json           how long each stage took when it last had work to do
     report/                   index.html and its pictures
+    report/clips/             a place for each clip, by its id (`clip_pages.py`)
 
 Each table stores a fingerprint of what it was made from, so that a step that is asked for the same
 thing again can see that its work is done.
@@ -221,6 +222,10 @@ class DatasetPaths:
     @property
     def report(self) -> Path:
         return self.root / "report"
+
+    @property
+    def clip_pages(self) -> Path:
+        return self.report / "clips"
 
 
 def fingerprint(*parts: object) -> str:

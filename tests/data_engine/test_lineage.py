@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from data_engine.clip_pages import page_of, write_clip_pages
 from data_engine.errors import TableError
 from data_engine.lineage import lineage
 from data_engine.schema import (
@@ -70,3 +71,23 @@ def test_an_id_of_none_or_of_several_is_refused(
 ) -> None:
     with pytest.raises(TableError, match=f"{said} whose id begins with '{clip_id}'"):
         lineage(paths, clip_id)
+
+
+def test_every_clip_has_a_place_on_a_page(paths: DatasetPaths) -> None:
+    assert write_clip_pages(paths) == 2
+    name, _, place = page_of(KEPT.clip_id).partition("#")
+    page = (paths.clip_pages / name).read_text()
+    assert f'id="{place}"' in page
+    assert "from 3.500 s to 7.500 s of film.mp4" in page
+    assert "in shards/a.tar: .mp4, 9 bytes at 512" in page
+    other = (paths.clip_pages / page_of(REJECTED.clip_id).partition("#")[0]).read_text()
+    assert "rejected: too_short" in other
+    assert FILM.location not in page + other
+    assert 'href="a1.html"' in (paths.clip_pages / "index.html").read_text()
+
+
+def test_pages_of_clips_that_are_gone_go(paths: DatasetPaths) -> None:
+    write_clip_pages(paths)
+    write_clips(paths.filtered_clips, [KEPT], "test")
+    write_clip_pages(paths)
+    assert {p.name for p in paths.clip_pages.iterdir()} == {"index.html", "a1.html"}
