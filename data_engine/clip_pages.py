@@ -51,7 +51,9 @@ def write_clip_pages(paths: DatasetPaths) -> int:
             old.unlink()
     page = _template("clips.html")
     for prefix, placed in by_page.items():
-        write_text(folder / f"{prefix}.html", page.render(prefix=prefix, placed=placed, page_of=page_of))
+        write_text(
+            folder / f"{prefix}.html", page.render(prefix=prefix, placed=placed, page_of=page_of)
+        )
     counts = {prefix: len(placed) for prefix, placed in by_page.items()}
     index = _template("clips_index.html").render(counts=counts, prefix_length=_PREFIX)
     write_text(folder / INDEX_NAME, index)

@@ -34,8 +34,12 @@ def _of(package: str, *patterns: str) -> tuple[str, ...]:
 
 
 MODULES: dict[str, tuple[str, ...]] = {
-    "probe": _of("data_engine", *_STEPS, "probe.py", "container.py", "sources/*.py", "steps/probing.py"),
-    "score": _of("data_engine", *_STEPS, *_FRAMES, *_CUT, "scoring.py", "scores/*.py", "steps/scoring.py"),
+    "probe": _of(
+        "data_engine", *_STEPS, "probe.py", "container.py", "sources/*.py", "steps/probing.py"
+    ),
+    "score": _of(
+        "data_engine", *_STEPS, *_FRAMES, *_CUT, "scoring.py", "scores/*.py", "steps/scoring.py"
+    ),
     "decide": _of(
         "data_engine", "schema.py", "tables.py", "filters.py", "duplicates.py", "steps/deciding.py"
     ),
@@ -64,7 +68,14 @@ MODULES: dict[str, tuple[str, ...]] = {
         *_of(
             "training",
             *(*_DATA, "adafactor.py", "branch.py", "checkpoint.py", "checkpoint_writer.py"),
-            *("distribute.py", "ema.py", "initialise.py", "launch.py", "loop.py", "run_directory.py"),
+            *(
+                "distribute.py",
+                "ema.py",
+                "initialise.py",
+                "launch.py",
+                "loop.py",
+                "run_directory.py",
+            ),
             *("run_lock.py", "spikes.py", "state.py", "step.py", "step_lines.py", "validation.py"),
         ),
     ),
@@ -80,12 +91,21 @@ DECIDES_NOTHING: tuple[str, ...] = (
     "*/__init__.py",
     # What they say is in the configuration, which the data versions hold.
     *_of("data_engine", "config.py", "recipes.py"),
-    *_of("training", "config.py", "data_config.py", "encoder_config.py", "placement.py", "recipes/*"),
+    *_of(
+        "training", "config.py", "data_config.py", "encoder_config.py", "placement.py", "recipes/*"
+    ),
     # They tell of what was made, or call the steps.
     *_of("data_engine", "drift.py", "lineage.py", "pipeline.py", "samples.py", "what_if.py"),
     *_of("training", "telemetry.py", "sinks.py", "work.py", "planning/*"),
     # No asset is made by them.
-    *_of("training", "ablations.py", "export.py", "generate_launch.py", "generate_many.py", "prompt_file.py"),
+    *_of(
+        "training",
+        "ablations.py",
+        "export.py",
+        "generate_launch.py",
+        "generate_many.py",
+        "prompt_file.py",
+    ),
 )
 """Files of the packages that no version looks at, and why."""
 

@@ -1,9 +1,8 @@
 """What the Dagster UI shows of a step: log lines while it runs, one line if it fails, metadata after it."""
 
-import base64
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,24 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from data_engine.clip_pages import INDEX_NAME
 from data_engine.schema import MANIFEST_NAME, ClipRecord, ClipStatus, ShardManifest
 from data_engine.tables import DatasetPaths, read_clips
 from orchestration.errors import USER_ERRORS
+from orchestration.links import file_link
+from orchestration.metadata import picture, table
 from orchestration.work import OnWorkProgress, WorkProgress
 
 if TYPE_CHECKING:
     # These import Ray, OpenCV and matplotlib, which loading the definitions must not pay for.
     from data_engine.config import DataEngineConfig
 
-MAX_REPORT_BYTES = 200_000
-"""Of one Markdown report. Dagster loads the metadata of every materialisation that a page lists."""
-
 _MAX_SHEET_BYTES = 60_000
-_MAX_ROWS = 50
-_ROOM_FOR_HEADINGS = 2_000
 _MAX_CAPTIONS = 12
-_MAX_LINEAGE_ROWS = 300
-_REPORT_WIDTH_PX = 720
+_MAX_CARD = 40_000
+"""Characters."""
+_MAX_LINEAGE_BYTES = 30_000
 _SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -63,8 +61,8 @@ def log_progress(context: dg.AssetExecutionContext) -> OnWorkProgress:
 def clips_after(*tables: Path) -> list[ClipRecord]:
     """Every clip that was cut, each as the last of these tables that has it left it."""
     latest: dict[str, ClipRecord] = {}
-    for table in tables:
-        latest.update((record.clip_id, record) for record in read_clips(table))
+    for path in tables:
+        latest.update((record.clip_id, record) for record in read_clips(path))
     return list(latest.values())
 
 
@@ -88,7 +86,7 @@ def clip_metadata(paths: DatasetPaths, clips: Sequence[ClipRecord]) -> dict[str,
     if report.failed_by:
         sections["Failed"] = table(("clips", "why"), [(n, e) for e, n in report.failed_by.items()])
     return {
-        "report": markdown(sections),
+        "report": sections,
         "clips_cut": report.num_clips,
         "clips_kept": report.num_kept,
         "clips_rejected": report.num_rejected,
@@ -112,7 +110,7 @@ def score_metadata(config: "DataEngineConfig", clips: Sequence[ClipRecord]) -> d
     if failed:
         sections["Failed"] = table(("clips", "why"), [(n, e) for e, n in failed.items()])
     return {
-        "report": markdown(sections),
+        "report": sections,
         "score_deciles": {name: asdict(d) for name, d in deciles(clips).items()},
         "clips_cut": len(clips),
         "clips_failed": sum(failed.values()),
@@ -134,27 +132,31 @@ def source_metadata(paths: DatasetPaths) -> dict[str, Any]:
             f"{s.fps:g}",
             f"{s.duration_s:.1f}",
         )
-        for s in sources[:_MAX_ROWS]
+        for s in sources
     ]
     sections = {"Readable": table(columns, rows)}
     if quarantined:
-        bad = [(q.uri, q.reason, q.detail) for q in quarantined[:_MAX_ROWS]]
+        bad = [(q.uri, q.reason, q.detail) for q in quarantined]
         sections["Quarantined"] = table(("source", "reason", "detail"), bad)
     return {
-        "report": markdown(sections),
+        "report": sections,
         "sources_read": len(sources),
         "sources_quarantined": len(quarantined),
         "source_hours": round(sum(source.duration_s for source in sources) / 3600, 4),
     }
 
 
-def shard_metadata(paths: DatasetPaths) -> dict[str, Any]:
-    """Counts, and of the first clips in which shard each is and from which second of which source it comes."""
+def shard_metadata(paths: DatasetPaths, pages: str) -> dict[str, Any]:
+    """Counts, and in which shard each clip is and from which second of which source: of the first ones here, of all on
+    `pages`, whose place is below the home folder.
+    """
     manifest = ShardManifest.from_json((paths.shards / MANIFEST_NAME).read_bytes())
     clips = {clip.clip_id: clip for clip in read_clips(paths.sharded_clips)}
     places = [(shard.name, clips[s.clip_id]) for shard in manifest.shards for s in shard.samples]
-    rows = [
-        dg.TableRecord(
+    rows: list[dg.TableRecord] = []
+    room = _MAX_LINEAGE_BYTES
+    for shard, clip in places:
+        row = dg.TableRecord(
             {
                 "shard": shard,
                 "clip": clip.clip_id,
@@ -163,17 +165,20 @@ def shard_metadata(paths: DatasetPaths) -> dict[str, Any]:
                 "end_s": round(clip.end_s, 3),
             }
         )
-        for shard, clip in places[:_MAX_LINEAGE_ROWS]
-    ]
+        room -= len(dg.serialize_value(row))
+        if room < 0:
+            break
+        rows.append(row)
     return {
         "lineage": dg.MetadataValue.table(rows),
+        "lineage_of_all_clips": file_link(f"{pages}/{INDEX_NAME}"),
         "shards": len(manifest.shards),
         "shard_bytes": sum(shard.size_bytes for shard in manifest.shards),
     }
 
 
 def report_metadata(config: "DataEngineConfig", paths: DatasetPaths) -> dict[str, Any]:
-    """The data card, the score histograms, and the clips on both sides of each limit, as far as they fit."""
+    """The data card, the score histograms, and the clips on both sides of each limit."""
     from data_engine import plots
     from data_engine.report import CARD_NAME, limit_sheets, score_panels
     from data_engine.tables import load_clips
@@ -182,21 +187,27 @@ def report_metadata(config: "DataEngineConfig", paths: DatasetPaths) -> dict[str
     clips, stages = load_clips(paths), read_throughput(paths)
     rows = [(t.name, f"{t.amount:g} {t.unit}", f"{t.seconds:.1f}") for t in stages]
     sections = {
-        "Data card": (paths.report / CARD_NAME).read_text().partition("\n")[2],
+        "Data card": _beginning((paths.report / CARD_NAME).read_text().partition("\n")[2]),
         "Throughput": table(("stage", "of", "seconds"), rows),
     }
     if panels := score_panels(config, clips):
         sections["Scores"] = picture("score histograms", plots.histograms(panels))
-    free = MAX_REPORT_BYTES - sum(map(len, sections.values())) - _ROOM_FOR_HEADINGS
     for name, sheet in limit_sheets(config, paths, clips).items():
-        shown = picture(f"clips at {name}", sheet)
-        if len(shown) < free:
-            sections[f"Nearest to {name}"] = shown
-            free -= len(shown)
-    return {
-        "report": markdown(sections),
-        **{f"{t.name.replace(' ', '_')}_seconds": round(t.seconds, 1) for t in stages},
-    }
+        sections[f"Nearest to {name}"] = picture(f"clips at {name}", sheet)
+    return {"report": sections, **stage_speeds(paths, *(stage.name for stage in stages))}
+
+
+def stage_speeds(paths: DatasetPaths, *stages: str) -> dict[str, float]:
+    """Seconds and speed of stages of the data engine, when each last had work to do."""
+    from data_engine.throughput import read_throughput
+
+    shown: dict[str, float] = {}
+    for found in read_throughput(paths):
+        if found.name in stages:
+            unit = "video_s" if found.unit == "s of video" else found.unit
+            shown[f"{found.name}_seconds"] = round(found.seconds, 1)
+            shown[f"{found.name}_{unit}_per_s"] = round(found.amount / max(found.seconds, 1e-3), 3)
+    return shown
 
 
 def column_schema(table: Path) -> dg.TableSchema:
@@ -207,23 +218,11 @@ def column_schema(table: Path) -> dg.TableSchema:
     return dg.TableSchema(columns)
 
 
-def picture(name: str, data: bytes) -> str:
-    """Markdown of a PNG or JPEG that carries its own bytes."""
-    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
-    return f"![{name}](data:image/{kind};base64,{base64.b64encode(data).decode()})"
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    cells = (" | ".join(str(cell).replace("|", "/") for cell in line) for line in lines)
-    return "\n".join(f"| {line} |" for line in cells)
-
-
-def markdown(sections: Mapping[str, str]) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(
-        "\n\n".join(f"## {name}\n\n{text}" for name, text in sections.items())
-    )
+def _beginning(text: str) -> str:
+    """Of a data card, whose list of whom to credit may be longer than all else."""
+    if len(text) <= _MAX_CARD:
+        return text
+    return f"{text[:_MAX_CARD]}\n\n... the rest is in DATA_CARD.md"
 
 
 def _fitting(draw: Callable[[int], bytes]) -> bytes:

@@ -1,40 +1,93 @@
 """What the Dagster UI shows of training: losses while they fall, then curves, validation and samples."""
 
 import io
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import dagster as dg
 
-from orchestration.reporting import MAX_REPORT_BYTES, markdown, picture, table
+from orchestration.links import tensorboard_link
+from orchestration.metadata import fitted, picture, table
 from orchestration.work import OnWorkProgress, Result, WorkProgress
 
 _REPORT_WIDTH_PX = 720
 _LIVE = ("learning_rate", "grad_norm", "tokens_per_s", "mfu", "data_wait_share")
-_POINTS = 20
+_POINTS = 200
 """Of a live curve, for each stage."""
+_SECONDS_BETWEEN_POINTS = 2.0
+"""At least: stages of seconds need fewer points."""
+_MAX_PREVIEWS = 2
 
 
 def observe_training(context: dg.AssetExecutionContext, run: Path) -> OnWorkProgress:
-    """A callback that records loss, learning rate and speed some times a stage, so that the UI draws them live."""
+    """A callback that records losses, learning rate and speed while a stage trains, so that the UI draws them live; and
+    each preview that was made since.
+    """
+    last: _Point | None = None
+    seen: set[Path] = set()
 
     def observe(progress: WorkProgress) -> None:
-        from training.run_directory import RunDirectory
-        from training.telemetry import read_metrics
-
+        nonlocal last
         step, total = int(progress.done), int(progress.total)
-        if progress.loss is None or (step % max(1, total // _POINTS) and step != total):
+        now = _Point(step, time.monotonic())
+        if progress.loss is None or not (now.is_due_after(last, total) or step == total):
             return
+        last = now
         context.log.info(f"{progress.step}: step {step} of {total}, loss {progress.loss:.4f}")
-        # Not the names that the materialisation uses, or one plot would mix both.
-        shown: dict[str, float] = {"running_loss": progress.loss, "step": step}
-        metrics = RunDirectory(run).stage(progress.step).metrics
-        found = next((m for m in reversed(read_metrics(metrics)) if m["step"] == step), {})
-        shown |= {f"running_{k}": v for k in _LIVE if (v := found.get(k)) is not None}
-        context.log_event(dg.AssetObservation(context.asset_key, metadata=shown))
+        shown = running_metadata(run, progress.step, step, progress.loss)
+        new = [path for path in newest_previews(run, progress.step) if path not in seen]
+        if new:
+            seen.update(new)
+            shown["report"] = {"Preview": _previews(new)}
+        context.log_event(dg.AssetObservation(context.asset_key, metadata=fitted(shown)))
 
     return observe
+
+
+class _Point(NamedTuple):
+    """Of a live curve."""
+
+    step: int
+    time_s: float
+
+    def is_due_after(self, last: "_Point | None", num_steps: int) -> bool:
+        if last is None:
+            return True
+        # A stage that was started again goes back.
+        far_enough = not 0 <= self.step - last.step < num_steps / _POINTS
+        return far_enough and self.time_s - last.time_s >= _SECONDS_BETWEEN_POINTS
+
+
+def running_metadata(run: Path, stage: str, step: int, loss: float) -> dict[str, Any]:
+    """What is known of a step of a stage that goes on, by names that its materialisation does not use: one plot would mix
+    both.
+    """
+    from training.run_directory import RunDirectory
+    from training.step_lines import read_last_steps
+    from training.telemetry import timestep_names
+
+    shown: dict[str, Any] = {"running_loss": loss, "step": step}
+    lines = read_last_steps(RunDirectory(run).stage(stage).metrics)
+    found = next((line for line in reversed(lines) if line["step"] == step), {})
+    shown |= {f"running_{k}": v for k in _LIVE if (v := found.get(k)) is not None}
+    bins = zip(timestep_names(), found.get("loss_by_timestep", ()), strict=False)
+    return shown | {f"running_loss_t{name}": v for name, v in bins if v is not None}
+
+
+def newest_previews(run: Path, stage: str) -> list[Path]:
+    """Contact sheets of the first prompts at the latest step that has some."""
+    from training.run_directory import RunDirectory
+
+    sheets = list(RunDirectory(run).stage(stage).previews.glob("step-*.png"))
+    latest = max((sheet.name.rpartition("-")[0] for sheet in sheets), default="")
+    mine = [sheet for sheet in sheets if sheet.name.rpartition("-")[0] == latest]
+    return sorted(mine, key=lambda sheet: int(sheet.stem.rpartition("-")[2]))[:_MAX_PREVIEWS]
+
+
+def _previews(sheets: Sequence[Path]) -> str:
+    return "\n\n".join(picture(sheet.stem, small_picture(sheet, "JPEG")) for sheet in sheets)
 
 
 def latent_metadata(result: Result) -> dict[str, Any]:
@@ -59,7 +112,7 @@ def latent_metadata(result: Result) -> dict[str, Any]:
     if failed:
         sections["Failed"] = table(("clip", "why"), failed)
     return {
-        "report": markdown(sections),
+        "report": sections,
         "clips_encoded": sum(s["num_encoded"] for s in sizes),
         "clips_failed": sum(s["num_failed"] for s in sizes),
         "shards_written": sum(s["num_shards_written"] for s in sizes),
@@ -68,61 +121,65 @@ def latent_metadata(result: Result) -> dict[str, Any]:
 
 
 def stage_metadata(run_dir: Path, stage: str) -> dict[str, Any]:
-    """Steps, time, losses, speed, and a report with the loss curve and the losses by time from noise to data."""
+    """Steps, time, losses, speed, and a report with the loss curves, the losses by time from noise to data, and the last
+    previews.
+    """
     from training.run_directory import RunDirectory
-    from training.telemetry import read_metrics, timestep_names
+    from training.telemetry import read_metrics
 
     directory = RunDirectory(run_dir).stage(stage)
     result = directory.result()
     assert result is not None, "the stage was trained"
+    settings = RunDirectory(run_dir).load_config().stages[stage]
     metrics = read_metrics(directory.metrics)
     tail = metrics[-max(1, len(metrics) // 10) :]
-    by_time = [
-        [loss for m in tail if (loss := m["loss_by_timestep"][n]) is not None]
-        for n in range(len(timestep_names()))
-    ]
-    rows = [
-        (name, f"{sum(losses) / len(losses):.4f}" if losses else "none")
-        for name, losses in zip(timestep_names(), by_time, strict=True)
-    ]
-    tokens_per_s = sum(m["tokens_per_s"] for m in tail) / len(tail)
-    mfu = [m["mfu"] for m in tail if m.get("mfu") is not None]
+    sections: dict[str, str] = {}
+    if directory.loss_curve.exists():
+        sections["Loss"] = picture("loss curve", small_picture(directory.loss_curve, "PNG"))
+    sections["Loss at the end by time, from noise (0) to data (1)"] = _losses_by_time(tail)
+    if sheets := newest_previews(run_dir, stage):
+        sections["Preview"] = _previews(sheets)
     shown: dict[str, Any] = {
-        "report": markdown(
-            {
-                "Loss": picture("loss curve", small_picture(directory.loss_curve, "PNG")),
-                "Loss at the end by time, from noise (0) to data (1)": table(("t", "loss"), rows),
-                "More": f"`tensorboard --logdir {run_dir.name}/{stage}/tensorboard` in the folder of the runs",
-            }
-        ),
+        "report": sections,
+        "curves": tensorboard_link(run_dir.name, stage),
         "steps": result.num_steps,
         "train_seconds": round(result.seconds, 1),
         "first_loss": round(result.first_loss, 4),
         "last_loss": round(result.last_loss, 4),
         "clips": result.num_clips,
-        "tokens_per_s": round(tokens_per_s, 1),
+        "clips_per_s": round(result.num_steps * settings.batch_size / max(result.seconds, 1e-3), 3),
+        "tokens_per_s": _mean_of(tail, "tokens_per_s", digits=1),
+        "mfu": _mean_of(tail, "mfu", digits=4),
+        "validation_loss": result.validation_loss and round(result.validation_loss, 4),
     }
-    if result.validation_loss is not None:
-        shown["validation_loss"] = round(result.validation_loss, 4)
-    if mfu:
-        shown["mfu"] = round(sum(mfu) / len(mfu), 4)
-    return shown
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+def _losses_by_time(tail: Sequence[Mapping[str, Any]]) -> str:
+    """A table of their means over the last steps."""
+    from training.telemetry import timestep_names
+
+    rows: list[tuple[str, str]] = []
+    for place, name in enumerate(timestep_names()):
+        losses = [loss for m in tail if (loss := m["loss_by_timestep"][place]) is not None]
+        rows.append((name, f"{sum(losses) / len(losses):.4f}" if losses else "none"))
+    return table(("t", "loss"), rows)
+
+
+def _mean_of(lines: Sequence[Mapping[str, Any]], name: str, *, digits: int) -> float | None:
+    values = [value for line in lines if (value := line.get(name)) is not None]
+    return round(sum(values) / len(values), digits) if values else None
 
 
 def sample_metadata(result: Result) -> dict[str, Any]:
     """The frames that were sampled, and how well a given frame came through."""
     assert result is not None, "sampling says what it made"
     sections: dict[str, str] = {}
-    room = MAX_REPORT_BYTES
-    for sample in result["samples"]:
+    for number, sample in enumerate(result["samples"], start=1):
         shown = picture(sample["prompt"][:80], small_picture(Path(sample["sheet"]), "JPEG"))
-        if len(shown) > room:
-            break
-        room -= len(shown) + len(sample["prompt"]) + 100
         title = "With a first frame" if sample["psnr_db"] is not None else "From text"
-        number = len(sections) + 1
         sections[f"{number}. {title}"] = f"{sample['prompt']}\n\n{shown}"
-    shown_numbers: dict[str, Any] = {"report": markdown(sections), "samples": len(sections)}
+    shown_numbers: dict[str, Any] = {"report": sections, "samples": len(sections)}
     psnr_db = [s["psnr_db"] for s in result["samples"] if s["psnr_db"] is not None]
     if psnr_db:
         shown_numbers["given_psnr_db"] = round(psnr_db[0], 1)
@@ -146,7 +203,7 @@ def evaluation_metadata(result: Result) -> dict[str, Any]:
         sections[task] = f"{table_text}\n\n{sheet}"
         shown |= {f"{task}_{m['name']}": round(m["value"], 4) for m in found["metrics"]}
         shown["videos"] = shown.get("videos", 0) + found["num_samples"]
-    return {"report": markdown(sections), **shown}
+    return {"report": sections, **shown}
 
 
 def small_picture(path: Path, kind: Literal["PNG", "JPEG"]) -> bytes:

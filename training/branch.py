@@ -71,11 +71,11 @@ def _why_not(
         return "it has no such stage"
     if source.stage(name).result() is None:
         return "it is not finished there"
-    unlike = differences(_made_by(theirs, name), _made_by(config, name))
+    unlike = differences(made_by(theirs, name), made_by(config, name))
     return unlike[0] if unlike else None
 
 
-def _made_by(config: TrainConfig, name: str) -> dict[str, Any]:
+def made_by(config: TrainConfig, name: str) -> dict[str, Any]:
     """What decides the weights of a stage, with the stages that they come from."""
     identity = config.identity()
     shared = {key: value for key, value in identity.items() if key not in _NOT_OF_A_STAGE}

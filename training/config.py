@@ -178,7 +178,8 @@ class TrainConfig(FrozenModel):
     recompute: RecomputePolicy = "none"
     """What the backward pass computes again to save memory."""
     peak_tflops: float | None = Field(default=None, gt=0)
-    """What one worker could compute at most, such as 989 for bfloat16 on an H100 or H200: what MFU is a share of."""
+    """What one worker could compute at most, such as 989 for bfloat16 on an H100 or H200: what MFU is a share of. If not set, in bfloat16 on a
+    GPU that is known (`training.planning.gpus`) what its data sheet says."""
     trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
     """Where the metrics go besides TensorBoard."""
     num_workers: int = Field(default=2, ge=1)

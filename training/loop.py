@@ -52,7 +52,7 @@ from training.telemetry import (
     mean_of_tenth,
 )
 from training.validation import Validation, plan_validation
-from training.work import peak_gpu_memory_mb, step_work
+from training.work import peak_gpu_memory_mb, peak_tflops, step_work
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +162,7 @@ def _train_stage(
             range(first_step, stage.num_steps),
         )
         batches = data.loader.batches(first_step, stage.num_steps)
+        peak = peak_tflops(config, worker.device)
         for step in range(first_step, stage.num_steps):
             started_s = time.perf_counter()
             loaded = next(batches)
@@ -191,7 +192,7 @@ def _train_stage(
                     loss=losses.loss,
                     learning_rate=learning_rate,
                     grad_norm=grad_norm,
-                    **work.speeds(step_s, worker.world_size, config.peak_tflops),
+                    **work.speeds(step_s, worker.world_size, peak),
                     data_wait_s=data_wait_s,
                     data_wait_share=data_wait_s / step_s,
                     num_skipped=data.loader.num_skipped,

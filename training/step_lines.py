@@ -1,8 +1,11 @@
 """Files with one JSON object per optimizer step, as a stage writes them while it trains."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+_LAST_BYTES = 100_000
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:
@@ -12,6 +15,18 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
     return [
         json.loads(line) for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"
     ]
+
+
+def read_last_steps(path: Path) -> list[dict[str, Any]]:
+    """Those of the last steps alone: a file of a long stage takes seconds to read."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES)
+        file.seek(start)
+        lines = file.read().splitlines(keepends=True)
+    whole = lines[1:] if start else lines
+    return [json.loads(line) for line in whole if line.endswith(b"\n")]
 
 
 def forget_steps_after(path: Path, step: int) -> None:

@@ -9,9 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.run_directory import StageDirectory
@@ -108,7 +110,7 @@ class Telemetry:
         """Draw the loss curve and return the metrics of all steps."""
         self.close()
         metrics = read_metrics(self._directory.metrics)
-        draw_loss_curve([m["loss"] for m in metrics], self._directory.loss_curve)
+        draw_loss_curve(metrics, self._directory.loss_curve)
         return metrics
 
     def close(self) -> None:
@@ -170,18 +172,41 @@ def mean_losses(sums: Tensor) -> MeanLosses:
     )
 
 
-def draw_loss_curve(losses: Sequence[float], path: Path) -> None:
-    """Loss per step and its running mean over a twentieth of the steps."""
+def draw_loss_curve(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Loss per step with its running mean over a twentieth of the steps, and beside it that mean in each bin of t.
+
+    `metrics` are lines of a stage, from `read_metrics`.
+    """
     # Not pyplot: it keeps global state and picks a window system.
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    steps = range(1, len(losses) + 1)
-    axes.plot(steps, losses, linewidth=0.7, alpha=0.5, label="loss of one step")
-    window = max(1, len(losses) // 20)
-    means = [sum(losses[max(0, i - window) : i]) / min(i, window) for i in steps]
-    axes.plot(steps, means, linewidth=1.8, label=f"mean of {window} steps")
-    axes.set(xlabel="optimizer step", ylabel="velocity loss", title=path.parent.name)
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    whole, binned = figure.subplots(1, 2)
+    steps = [line["step"] for line in metrics]
+    window = max(1, len(steps) // 20)
+    losses = [line["loss"] for line in metrics]
+    whole.plot(steps, losses, linewidth=0.7, alpha=0.5, label="loss of one step")
+    whole.plot(steps, running_mean(losses, window), linewidth=1.8, label=f"mean of {window} steps")
+    for place, name in enumerate(timestep_names()):
+        of_bin = [line["loss_by_timestep"][place] for line in metrics]
+        means = running_mean(of_bin, window)
+        # A step alone is a point, which a line does not show.
+        binned.plot(steps, means, linewidth=1.4, marker="." if len(steps) < 10 else "", label=name)
+    whole.set(ylabel="velocity loss", title=path.parent.name)
+    binned.set(title=f"by t, from noise (0) to data (1), mean of {window} steps")
+    for axes in (whole, binned):
+        axes.set_xlabel("optimizer step")
+        axes.legend()
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=96)
+
+
+def running_mean(values: Sequence[float | None], window: int) -> NDArray[np.float64]:
+    """Of each value with those before it, at most `window` in all; None counts as absent. NaN where all of them are."""
+    numbers = np.array([np.nan if value is None else value for value in values], np.float64)
+    present = ~np.isnan(numbers)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(present, numbers, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(present)])
+    first = np.maximum(np.arange(len(numbers)) + 1 - window, 0)
+    in_window = counts[1:] - counts[first]
+    means = (sums[1:] - sums[first]) / np.maximum(in_window, 1)
+    return np.where(in_window > 0, means, np.nan)

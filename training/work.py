@@ -7,7 +7,8 @@ import torch
 
 from modeling.config import STIVConfig
 from modeling.flops import ClipShape, forward_flops, token_grid
-from training.config import StageConfig
+from training.config import StageConfig, TrainConfig
+from training.planning.gpus import peak_of_device
 from training.step import TrainBatch
 
 
@@ -58,3 +59,12 @@ def peak_gpu_memory_mb(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     return torch.cuda.max_memory_allocated(device) / 2**20
+
+
+def peak_tflops(config: TrainConfig, device: torch.device) -> float | None:
+    """What MFU is a share of: as stated, or in bfloat16 that of the GPU where it is known; None on a CPU."""
+    if config.peak_tflops is not None:
+        return config.peak_tflops
+    if device.type != "cuda" or config.precision != "bfloat16":
+        return None
+    return peak_of_device(torch.cuda.get_device_name(device))

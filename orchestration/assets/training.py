@@ -16,9 +16,13 @@ import dagster as dg
 from pydantic import Field
 
 from orchestration.assets.curation import shards
+from orchestration.code_versions import code_version
 from orchestration.configuration import Launched, training_key
+from orchestration.costs import StepCost, step_cost
+from orchestration.data_versions import latents_version, stage_version
+from orchestration.metadata import Shown, fitted
 from orchestration.ray_jobs import JobRequest
-from orchestration.reporting import clear_failures, log_progress
+from orchestration.reporting import log_progress
 from orchestration.resources import RayResource, Workspace
 from orchestration.training_reports import (
     evaluation_metadata,
@@ -40,7 +44,6 @@ _asset = partial(
     owners=["team:training"],
     # At most one run at a time holds it (dagster.yaml): two would share the same cores.
     pool="ray",
-    code_version="2",
 )
 _AGAIN = dg.RetryPolicy(max_retries=2, delay=10)
 """A stage whose processes died goes on from its latest checkpoint; mistakes of the user are not tried again."""
@@ -81,6 +84,8 @@ def _latents(recipe: str, group: str) -> dg.AssetsDefinition:
         # Sources come in all the time; what was encoded a week ago misses them.
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=7)),
         kinds={"pytorch", "webdataset", "ray"},
+        tags={"recipe": recipe, "data": "latents"},
+        code_version=code_version("latents"),
         required_resource_keys=_resources(recipe),
     )
     def latent_shards(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
@@ -93,13 +98,12 @@ def _latents(recipe: str, group: str) -> dg.AssetsDefinition:
         if not datasets:
             raise dg.Failure("no batch has shards yet; materialise `shards` first")
         out = workspace.latents(launched.latents)
-        with clear_failures():
+        with step_cost() as cost:
             arguments = {**launched.arguments, "datasets": datasets, "out": str(out)}
             request = JobRequest("encode", arguments, place=str(out))
             result = ray.work(context, workspace, request, log_progress(context))
-        return dg.MaterializeResult(
-            metadata={**latent_metadata(result), "dagster/uri": workspace.relative(out)}
-        )
+            version = latents_version(_latent_folders(launched, workspace))
+        return _result(latent_metadata(result), cost, workspace.relative(out), version)
 
     return latent_shards
 
@@ -113,7 +117,8 @@ def _stage(recipe: str, group: str, config: TrainConfig, stage: str) -> dg.Asset
         group_name=group,
         deps=[dg.AssetKey([recipe, name]) for name in ("latent_shards", *starts)],
         kinds={"pytorch", "ray"},
-        tags={"task": config.stages[stage].task},
+        tags={"recipe": recipe, "data": "weights", "task": config.stages[stage].task},
+        code_version=code_version("train"),
         description=_describe(config, stage, starts),
         retry_policy=_AGAIN,
         required_resource_keys=_resources(recipe),
@@ -121,19 +126,16 @@ def _stage(recipe: str, group: str, config: TrainConfig, stage: str) -> dg.Asset
     def trained(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         launched, workspace, ray = _given(context, recipe)
         run = workspace.run(launched.run)
-        with clear_failures():
+        with step_cost() as cost:
             latents = [str(path) for path in _latent_folders(launched, workspace)]
             arguments = {**launched.arguments, "datasets": latents, "run": str(run), "stage": stage}
             request = JobRequest("train", arguments, place=str(run))
             ray.work(context, workspace, request, observe_training(context, run))
-            shown = stage_metadata(run, stage)
-        return dg.MaterializeResult(
-            metadata={
-                **shown,
-                "config": launched.config.model_dump(mode="json"),
-                "dagster/uri": workspace.relative(run),
-            }
-        )
+            shown = dict(stage_metadata(run, stage))
+            version = stage_version(run, stage)
+        shown |= cost.price("train", shown["train_seconds"])
+        shown["config"] = launched.config.model_dump(mode="json")
+        return _result(shown, cost, workspace.relative(run), version)
 
     return trained
 
@@ -145,6 +147,8 @@ def _samples(recipe: str, group: str, config: TrainConfig, stage: str) -> dg.Ass
         group_name=group,
         deps=[dg.AssetKey([recipe, stage])],
         kinds={"pytorch", "video"},
+        tags={"recipe": recipe, "data": "samples", "task": config.stages[stage].task},
+        code_version=code_version("sample"),
         description=f"What the averaged weights of {stage} make of captions of the data set, and of a first frame.",
         required_resource_keys=_resources(recipe),
     )
@@ -153,7 +157,7 @@ def _samples(recipe: str, group: str, config: TrainConfig, stage: str) -> dg.Ass
 
         launched, workspace, ray = _given(context, recipe)
         run = workspace.run(launched.run)
-        with clear_failures():
+        with step_cost() as cost:
             clips = typical_clips(workspace.finished_datasets(), NUM_PROMPTS)
             arguments = {
                 "run": str(run),
@@ -165,9 +169,7 @@ def _samples(recipe: str, group: str, config: TrainConfig, stage: str) -> dg.Ass
             request = JobRequest("sample", arguments, place=str(run))
             result = ray.work(context, workspace, request, log_progress(context))
             shown = sample_metadata(result)
-        return dg.MaterializeResult(
-            metadata={**shown, "dagster/uri": workspace.relative(run / stage / "previews")}
-        )
+        return _result(shown, cost, workspace.relative(run / stage / "previews"))
 
     return samples
 
@@ -208,6 +210,8 @@ def _evaluation(recipe: str, group: str, config: TrainConfig, stage: str) -> dg.
         group_name=group,
         deps=[dg.AssetKey([recipe, stage])],
         kinds={"pytorch", "json"},
+        tags={"recipe": recipe, "data": "metrics", "task": config.stages[stage].task},
+        code_version=code_version("evaluate"),
         description=f"Videos of {stage} against real clips: distances, likeness of text, and of frames to a given one.",
         required_resource_keys=_resources(recipe),
     )
@@ -216,7 +220,7 @@ def _evaluation(recipe: str, group: str, config: TrainConfig, stage: str) -> dg.
     ) -> dg.MaterializeResult[Any]:
         launched, workspace, ray = _given(context, recipe)
         run = workspace.run(launched.run)
-        with clear_failures():
+        with step_cost() as cost:
             arguments = {
                 "run": str(run),
                 "stage": stage,
@@ -224,12 +228,9 @@ def _evaluation(recipe: str, group: str, config: TrainConfig, stage: str) -> dg.
                 "plans": config.plans(launched.config, stage),
             }
             request = JobRequest("evaluate", arguments, place=str(run))
-            shown = evaluation_metadata(
-                ray.work(context, workspace, request, log_progress(context))
-            )
-        return dg.MaterializeResult(
-            metadata={**shown, "dagster/uri": workspace.relative(run / stage / "evaluation")}
-        )
+            result = ray.work(context, workspace, request, log_progress(context))
+            shown = evaluation_metadata(result)
+        return _result(shown, cost, workspace.relative(run / stage / "evaluation"))
 
     return evaluation
 
@@ -248,13 +249,23 @@ def _given(
 
 def _latent_folders(launched: Launched, workspace: Workspace) -> list[Path]:
     """Every folder of latents that is there; the plan of a stage says what it lacks."""
-    from training.encode import latent_folders
+    from training import encode
 
-    folders = latent_folders(launched.config, workspace.latents(launched.latents))
+    folders = encode.latent_folders(launched.config, workspace.latents(launched.latents))
     found = [folder for folder in folders if (folder / "latents.json").exists()]
     if not found:
         raise dg.Failure(f"there are no latents in {launched.latents}; materialise them first")
     return found
+
+
+def _result(
+    shown: Shown, cost: StepCost, uri: str, version: str | None = None
+) -> dg.MaterializeResult[Any]:
+    """Without a version of its own, that of an asset follows from its code and from what it is made of."""
+    return dg.MaterializeResult(
+        data_version=None if version is None else dg.DataVersion(version),
+        metadata=fitted({**shown, **cost.metadata(), "dagster/uri": uri}),
+    )
 
 
 def _keep(path: Path, data: bytes) -> str:

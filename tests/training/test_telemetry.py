@@ -1,12 +1,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from training.run_directory import StageDirectory
 from training.sinks import MlflowSink, WandbSink, flat_numbers
+from training.step_lines import read_last_steps
 from training.telemetry import (
     StepMetrics,
     Telemetry,
@@ -14,6 +16,7 @@ from training.telemetry import (
     mean_losses,
     mean_of_tenth,
     read_metrics,
+    running_mean,
 )
 
 
@@ -58,9 +61,26 @@ def test_a_stage_leaves_a_curve_and_tensorboard_events(tmp_path: Path) -> None:
     telemetry.finish()
 
     with Image.open(directory.loss_curve) as curve:
-        assert curve.size == (960, 540)
+        assert curve.size == (960, 432)
     assert len(list(directory.tensorboard.iterdir())) == 1
     assert read_metrics(directory.metrics)[0]["loss_by_timestep"] == [1.0, None, 2.0, 3.0]
+
+
+def test_a_running_mean_forgets_and_skips_what_is_absent() -> None:
+    values = [1.0, 3.0, None, 5.0, None, None]
+    assert running_mean(values, 2) == pytest.approx([1, 2, 3, 5, 5, np.nan], nan_ok=True)
+
+
+def test_the_last_steps_are_read_without_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "text": "x" * 1000}) + "\n" for step in range(1000)]
+    path.write_text("".join(lines) + '{"step": 1000')
+    found = [line["step"] for line in read_last_steps(path)]
+    assert found == list(range(1000 - len(found), 1000))
+    assert 50 < len(found) < 150
+    path.write_text(lines[0])
+    assert len(read_last_steps(path)) == 1
+    assert read_last_steps(tmp_path / "absent") == []
 
 
 def test_half_a_line_is_not_read(tmp_path: Path) -> None:
