@@ -5,9 +5,10 @@ Each check can also be run by itself from the UI. Those on data block: what foll
 
 import hashlib
 import os
-import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -16,6 +17,7 @@ from data_engine.tables import DatasetPaths, load_clips, read_clips, read_table
 from orchestration.assets.curation import (
     Engine,
     captioned_clips,
+    curation_report,
     deduplicated_clips,
     filtered_clips,
     scored_clips,
@@ -23,14 +25,13 @@ from orchestration.assets.curation import (
     source_videos,
 )
 from orchestration.assets.training import TRAINING
+from orchestration.private_parts import private_parts
 from orchestration.reporting import clear_failures, clips_after
 from orchestration.resources import Workspace
 
 MAX_DRIFT = 0.2
 """Largest difference of two cumulative distributions of a score that is taken for the same footage."""
 _MATERIALIZATIONS = 20
-_SECRET = re.compile(r"(?i)key|token|secret|password")
-_MIN_SECRET = 8
 
 
 @dg.asset_check(asset=filtered_clips, blocking=True)
@@ -156,50 +157,46 @@ def captions_pass_the_lints(
 def scores_are_distributed_as_before(
     context: dg.AssetCheckExecutionContext,
 ) -> dg.AssetCheckResult:
-    """No score has drifted from the materialisation before this one: other footage, or a broken scorer."""
+    """No score of this batch is distributed unlike that of the batch before it: other footage, or a broken scorer.
+
+    Judged against the newest other batch; against itself as it was before where there is no other.
+    """
     from data_engine.drift import deciles_from, drift
 
-    instance = context.op_execution_context.instance
-    key = dg.AssetKey("scored_clips")
-    records = instance.fetch_materializations(key, limit=_MATERIALIZATIONS).records
-    shown = [r.asset_materialization.metadata for r in records if r.asset_materialization]
-    known = [deciles_from(m["score_deciles"].value) for m in shown if "score_deciles" in m]  # pyright: ignore  # one type of many
-    if len(known) < 2:
+    records = _materializations(context, scored_clips.key)
+    partition = _partition(context) or (records[0].partition_key if records else None)
+    mine = _materializations(context, scored_clips.key, partition)
+    others = [record for record in records if record.partition_key != partition]
+    before = others or mine[1:]
+    if not mine or not before:
         return dg.AssetCheckResult(passed=True, description="there is nothing before it")
-    moved = drift(known[1], known[0])
+    against = before[0].partition_key
+    moved = drift(deciles_from(_deciles(before[0])), deciles_from(_deciles(mine[0])))
     far = [d for d in moved if d.distance > max(MAX_DRIFT, d.by_chance)]
+    unlike = ", ".join(f"{d.score} by {d.distance:.2f}" for d in far)
     return dg.AssetCheckResult(
         passed=not far,
         severity=dg.AssetCheckSeverity.WARN,
-        description=", ".join(f"{d.score} by {d.distance:.2f}" for d in far) or None,
-        metadata={f"{d.score}_drift": round(d.distance, 3) for d in moved},
+        description=f"against {against}: {unlike}" if far else None,
+        metadata={
+            "against": str(against),
+            **{f"{d.score}_drift": round(d.distance, 3) for d in moved},
+        },
     )
 
 
-@dg.asset_check(asset=shards)
-def metadata_names_no_place_and_no_secret(
-    context: dg.AssetCheckExecutionContext, workspace: Workspace
-) -> dg.AssetCheckResult:
-    """What the assets of this group show is the same on every machine, and no key or password of its environment."""
-    instance = context.op_execution_context.instance
-    hidden = {str(workspace.home): "the path of the home folder", **_secrets()}
-    found: list[str] = []
-    for asset in (
-        source_videos,
-        scored_clips,
-        filtered_clips,
-        deduplicated_clips,
-        captioned_clips,
-        shards,
-    ):
-        event = instance.get_latest_materialization_event(asset.key)
-        shown = str(event.asset_materialization) if event else ""
-        found += [
-            f"{asset.key.to_user_string()}: {what}"
-            for text, what in hidden.items()
-            if text in shown
-        ]
-    return dg.AssetCheckResult(passed=not found, description=", ".join(found) or None)
+def _metadata_check(key: dg.AssetKey) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=key, name="metadata_names_no_place_and_no_secret")
+    def metadata_names_no_place_and_no_secret(
+        context: dg.AssetCheckExecutionContext,
+    ) -> dg.AssetCheckResult:
+        """What the asset shows is the same on every machine, and no key or password of its environment."""
+        records = _materializations(context, key, _partition(context))
+        newest = records[0].asset_materialization if records else None
+        found = private_parts(newest.metadata, os.environ) if newest else []
+        return dg.AssetCheckResult(passed=not found, description=", ".join(found[:10]) or None)
+
+    return metadata_names_no_place_and_no_secret
 
 
 def _loss_check(recipe: str, stage: str) -> dg.AssetChecksDefinition:
@@ -207,7 +204,10 @@ def _loss_check(recipe: str, stage: str) -> dg.AssetChecksDefinition:
     def loss_fell(
         context: dg.AssetCheckExecutionContext, workspace: Workspace
     ) -> dg.AssetCheckResult:
-        """The last tenth of the steps has a lower mean loss than the first, and so have clips that are held out."""
+        """The last tenth of the steps has a lower mean loss than the first, and so have clips that are held out.
+
+        Without a `validation` of the stage there are none: then the loss of training alone decides, and the result says so.
+        """
         from training.run_directory import RunDirectory
         from training.step_lines import read_steps
 
@@ -220,12 +220,29 @@ def _loss_check(recipe: str, stage: str) -> dg.AssetChecksDefinition:
             result = directory.result()
             assert result is not None, "the stage was materialised"
             held_out = [line["loss"] for line in read_steps(directory.validation)]
-        change = {"change": round(result.last_loss / result.first_loss - 1, 4)}
-        if len(held_out) > 1:
-            change["validation_change"] = round(held_out[-1] / held_out[0] - 1, 4)
-        return dg.AssetCheckResult(passed=all(c < 0 for c in change.values()), metadata=change)
+            is_asked = run.load_config().stages[stage].validation is not None
+        return judge_losses((result.first_loss, result.last_loss), held_out, is_asked=is_asked)
 
     return loss_fell
+
+
+def judge_losses(
+    training: tuple[float, float], held_out: Sequence[float], *, is_asked: bool
+) -> dg.AssetCheckResult:
+    """Whether they fell: of the first and last tenth of the steps, and of each validation where there are two."""
+    change = {"change": round(training[1] / training[0] - 1, 4)}
+    judged_by = "the loss on clips that are trained on, and on held-out ones"
+    if len(held_out) > 1:
+        change["validation_change"] = round(held_out[-1] / held_out[0] - 1, 4)
+    elif is_asked:
+        judged_by = "the loss on clips that are trained on alone: validation ran once, and needs `every_steps` below half of the steps to show a fall"
+    else:
+        judged_by = "the loss on clips that are trained on alone: the stage has no `validation`, so no clips are held out"
+    return dg.AssetCheckResult(
+        passed=all(c < 0 for c in change.values()),
+        description=f"judged by {judged_by}",
+        metadata={**change, "held_out": len(held_out) > 1},
+    )
 
 
 def latest_run_dir(instance: dg.DagsterInstance, workspace: Workspace, key: dg.AssetKey) -> Path:
@@ -243,19 +260,43 @@ def latest_run_dir(instance: dg.DagsterInstance, workspace: Workspace, key: dg.A
 LOSS_CHECKS = [_loss_check(assets.name, stage) for assets in TRAINING for stage in assets.stages]
 
 
-def _secrets() -> dict[str, str]:
-    """The values of environment variables that are named like secrets, and how to call them."""
-    return {
-        value: f"the value of {name}"
-        for name, value in os.environ.items()
-        if _SECRET.search(name) and len(value) >= _MIN_SECRET
-    }
+METADATA_CHECKS = [
+    _metadata_check(asset.key)
+    for asset in (
+        *(source_videos, scored_clips, filtered_clips, deduplicated_clips, captioned_clips),
+        *(shards, curation_report),
+        *(a for r in TRAINING for a in (r.latents, *r.stages.values(), *r.samples, *r.evaluations)),
+    )
+]
+
+
+def _materializations(
+    context: dg.AssetCheckExecutionContext, key: dg.AssetKey, partition: str | None = None
+) -> Sequence[dg.EventLogRecord]:
+    """The last ones of an asset, or of one batch of it, the newest first."""
+    chosen = dg.AssetRecordsFilter(
+        asset_key=key, asset_partitions=[partition] if partition else None
+    )
+    instance = context.op_execution_context.instance
+    return instance.fetch_materializations(chosen, limit=_MATERIALIZATIONS).records
+
+
+def _deciles(record: dg.EventLogRecord) -> Any:
+    shown = record.asset_materialization
+    found = shown.metadata.get("score_deciles") if shown else None
+    return {} if found is None else found.value
+
+
+def _partition(context: dg.AssetCheckExecutionContext) -> str | None:
+    """The batch of this run; None where a check is run by itself."""
+    run = context.op_execution_context
+    return run.partition_key if run.has_partition_key else None
 
 
 def _datasets(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> list[DatasetPaths]:
     """The data set of the batch of this run; all of them where a check is run by itself."""
-    run = context.op_execution_context
-    return [workspace.dataset(run.partition_key)] if run.has_partition_key else workspace.datasets()
+    partition = _partition(context)
+    return [workspace.dataset(partition)] if partition else workspace.datasets()
 
 
 def _adds_up(
