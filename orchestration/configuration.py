@@ -60,7 +60,7 @@ def training(recipe: str) -> dg.ResourceDefinition:
                 default_value=recipe,
                 description="Folder below `latents`. It holds one encoding: other encoders or sizes need another name.",
             ),
-            "overrides": overrides_schema(TrainConfig),
+            "overrides": overrides_schema(TrainConfig, TRAINING_RECIPES[recipe]()),
         },
         description=f"The run {recipe}: its folders, and fields that differ from the recipe.",
     )

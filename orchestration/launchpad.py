@@ -6,7 +6,7 @@ launchpad; what needs the whole configuration, such as limits that contradict ea
 
 import types
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
 import dagster as dg
 from pydantic import BaseModel
@@ -40,20 +40,22 @@ def resolve_launched(
     return merge_overrides(recipes[launched["recipe"]](), launched.get("overrides", {}))
 
 
-def overrides_schema(model: type[BaseModel]) -> dg.Field:
-    """Any fields of a configuration, nested as it is."""
+def overrides_schema(model: type[BaseModel], recipe: BaseModel | None = None) -> dg.Field:
+    """Any fields of a configuration, nested as it is. With a `recipe`, its tables of named sections, such as its stages,
+    take the names that it has and no others.
+    """
     return dg.Field(
-        _shape(model, model.__name__),
+        _shape(model, model.__name__, recipe),
         is_required=False,
         description="Fields that are to differ from the recipe; the others may be left out.",
     )
 
 
-def _shape(model: type[BaseModel], path: str) -> dg.Shape:
+def _shape(model: type[BaseModel], path: str, recipe: BaseModel | None = None) -> dg.Shape:
     return dg.Shape(
         {
             name: dg.Field(
-                _type_of(field.annotation, f"{path}_{name}"),
+                _type_of(field.annotation, f"{path}_{name}", getattr(recipe, name, None)),
                 is_required=False,
                 description=_describe(field),
             )
@@ -62,14 +64,14 @@ def _shape(model: type[BaseModel], path: str) -> dg.Shape:
     )
 
 
-def _type_of(annotation: Any, path: str) -> Any:
+def _type_of(annotation: Any, path: str, in_recipe: Any = None) -> Any:
     """The Dagster type of an annotation; `path` names the types that need a name of their own."""
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if annotation in _SCALARS:
         return _SCALARS[annotation]
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return _shape(annotation, path)
+    if _is_section(annotation):
+        return _shape(annotation, path, in_recipe)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal and all(isinstance(choice, str) for choice in arguments):
         return dg.Enum(path, [dg.EnumValue(choice) for choice in arguments])
@@ -78,9 +80,17 @@ def _type_of(annotation: Any, path: str) -> Any:
         return dg.Noneable(_type_of(inner, path))
     if origin is tuple and len(set(arguments) - {...}) == 1:
         return dg.Array(_type_of(arguments[0], path))
+    if in_recipe and origin is dict and _is_section(arguments[1]):
+        names = {name: _type_of(arguments[1], path, value) for name, value in in_recipe.items()}
+        return dg.Shape({name: dg.Field(kind, is_required=False) for name, kind in names.items()})
     if origin is dict and arguments[0] is str:
         return dg.Map(str, _type_of(arguments[1], path))
     return dg.Any
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    """Whether a field holds fields of its own."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _describe(field: FieldInfo) -> str:

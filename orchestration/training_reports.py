@@ -3,10 +3,12 @@
 import io
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import dagster as dg
+from PIL import Image
 
 from orchestration.links import tensorboard_link
 from orchestration.metadata import fitted, picture, table
@@ -19,19 +21,21 @@ _POINTS = 200
 _SECONDS_BETWEEN_POINTS = 2.0
 """At least: stages of seconds need fewer points."""
 _MAX_PREVIEWS = 2
+_MAX_PHOTOGRAPH_BYTES = 60_000
+_QUALITIES = (80, 60, 40, 20)
 
 
 def observe_training(context: dg.AssetExecutionContext, run: Path) -> OnWorkProgress:
     """A callback that records losses, learning rate and speed while a stage trains, so that the UI draws them live; and
     each preview that was made since.
     """
-    last: _Point | None = None
+    last: Point | None = None
     seen: set[Path] = set()
 
     def observe(progress: WorkProgress) -> None:
         nonlocal last
         step, total = int(progress.done), int(progress.total)
-        now = _Point(step, time.monotonic())
+        now = Point(step, time.monotonic())
         if progress.loss is None or not (now.is_due_after(last, total) or step == total):
             return
         last = now
@@ -46,13 +50,13 @@ def observe_training(context: dg.AssetExecutionContext, run: Path) -> OnWorkProg
     return observe
 
 
-class _Point(NamedTuple):
+class Point(NamedTuple):
     """Of a live curve."""
 
     step: int
     time_s: float
 
-    def is_due_after(self, last: "_Point | None", num_steps: int) -> bool:
+    def is_due_after(self, last: "Point | None", num_steps: int) -> bool:
         if last is None:
             return True
         # A stage that was started again goes back.
@@ -137,8 +141,8 @@ def stage_metadata(run_dir: Path, stage: str) -> dict[str, Any]:
     if directory.loss_curve.exists():
         sections["Loss"] = picture("loss curve", small_picture(directory.loss_curve, "PNG"))
     sections["Loss at the end by time, from noise (0) to data (1)"] = _losses_by_time(tail)
-    if sheets := newest_previews(run_dir, stage):
-        sections["Preview"] = _previews(sheets)
+    for sheet in newest_previews(run_dir, stage):
+        sections[f"Preview {sheet.stem}"] = _previews([sheet])
     shown: dict[str, Any] = {
         "report": sections,
         "curves": tensorboard_link(run_dir.name, stage),
@@ -207,15 +211,22 @@ def evaluation_metadata(result: Result) -> dict[str, Any]:
 
 
 def small_picture(path: Path, kind: Literal["PNG", "JPEG"]) -> bytes:
-    """A picture file at report size: plots as palette PNG, which stay sharp; photographs as JPEG."""
-    from PIL import Image
-
-    packed = io.BytesIO()
+    """A picture file at report size: plots as palette PNG, which stay sharp; photographs as JPEG, as good as a share of
+    the report allows.
+    """
     with Image.open(path) as opened:
         image = opened.convert("RGB")
     image.thumbnail((_REPORT_WIDTH_PX, _REPORT_WIDTH_PX))
     if kind == "PNG":
-        image.quantize(32).save(packed, format=kind, optimize=True)
-    else:
-        image.save(packed, format=kind, quality=80)
-    return packed.getvalue()
+        return _packed(image.quantize(32), kind, optimize=True)
+    best, *others = (partial(_packed, image, kind, quality=quality) for quality in _QUALITIES)
+    photograph = best()
+    while len(photograph) > _MAX_PHOTOGRAPH_BYTES and others:
+        photograph = others.pop(0)()
+    return photograph
+
+
+def _packed(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format=kind, **options)
+    return file.getvalue()

@@ -11,6 +11,7 @@ from data_engine.recipes import RECIPES, demo
 from orchestration.launchpad import overrides_schema, recipe_schema, resolve_launched
 from orchestration.overrides import OverrideError
 from training.config import TrainConfig
+from training.recipes import RECIPES as TRAINING_RECIPES
 
 SCHEMA = recipe_schema(RECIPES, "demo", DataEngineConfig)
 
@@ -58,6 +59,15 @@ def test_a_value_out_of_range_is_refused_at_the_start() -> None:
     launched = {"recipe": "demo", "overrides": {"shots": {"max_clip_s": -1.0}}}
     with pytest.raises(OverrideError, match=r"shots.max_clip_s: .* greater than 0, got -1"):
         resolve_launched(RECIPES, launched)
+
+
+def test_stages_are_those_of_the_recipe() -> None:
+    schema = overrides_schema(TrainConfig, TRAINING_RECIPES["demo_tiny"]()).config_type
+    good = {"stages": {"t2i": {"num_steps": 4}, "stiv": {"optimizer": {"name": "adamw"}}}}
+    assert validate_config(schema, good).success
+    found = validate_config(schema, {"stages": {"t2x": {"num_steps": 4}}})
+    assert 'unexpected config entry "t2x"' in str(found.errors)
+    assert "t2v" in str(found.errors)
 
 
 @pytest.mark.parametrize("model", [DataEngineConfig, TrainConfig])
