@@ -23,6 +23,7 @@ HEIGHT_PX, WIDTH_PX = 180, 320
 
 FEW_STEPS: dict[str, Any] = {
     "num_workers": 1,
+    "peak_tflops": 1,
     "data": {"height_px": 32, "width_px": 48},
     "sampler": {"num_sampling_steps": 2},
     "stages": {

@@ -10,11 +10,12 @@ import dagster as dg
 import pytest
 from dagster._core.errors import DagsterResourceFunctionError
 
+from data_engine.clip_pages import page_of
 from data_engine.schema import ClipRecord, ClipStatus, Rejection
 from data_engine.tables import DatasetPaths, made_from, read_clips, write_clips
 from orchestration import checks
 from orchestration.assets import curation
-from orchestration.reporting import MAX_REPORT_BYTES
+from orchestration.metadata import MAX_METADATA_BYTES
 from orchestration.resources import Workspace
 from tests.orchestration.builders import BATCH, materialize, metadata_of, new_instance
 from tests.orchestration.conftest import CURATION, Curated
@@ -44,6 +45,7 @@ class TestCurated:
 
     def test_every_check_passes(self, curated: Curated) -> None:
         evaluations = curated.result.get_asset_check_evaluations()
+        assert len(evaluations) == len(CURATION) - 7
         assert {e.check_name: e.passed for e in evaluations} == {
             "every_cut_clip_is_decided": True,
             "every_copy_has_its_original": True,
@@ -73,7 +75,31 @@ class TestCurated:
         shown = metadata_of(curated.result, "scored_clips")
         assert (shown["clips_cut"], shown["clips_failed"]) == (3, 0)
         assert "![score histograms](data:image/png;base64," in shown["report"]
-        assert len(shown["report"]) < MAX_REPORT_BYTES
+
+    @pytest.mark.parametrize("asset", ["source_videos", "scored_clips", *CLIP_TABLES])
+    def test_a_materialisation_stays_small(self, curated: Curated, asset: str) -> None:
+        (event,) = curated.result.asset_materializations_for_node(asset)
+        assert len(dg.serialize_value(event)) < MAX_METADATA_BYTES
+
+    def test_each_stage_shows_its_speed_and_what_it_held(self, curated: Curated) -> None:
+        speeds = {
+            "source_videos": "probe_sources_per_s",
+            "scored_clips": "cut_video_s_per_s",
+            "captioned_clips": "caption_clips_per_s",
+            "shards": "encode_video_s_per_s",
+        }
+        for asset, speed in speeds.items():
+            shown = metadata_of(curated.result, asset)
+            assert shown[speed] > 0
+            assert shown["step_core_seconds"] >= shown["step_seconds"] > 0
+
+    def test_every_clip_can_be_reached_by_its_id(self, curated: Curated) -> None:
+        shown = metadata_of(curated.result, "shards")
+        pages = curated.home / shown["lineage_of_all_clips"]
+        assert pages.exists()
+        for clip in read_clips(Workspace(root=str(curated.home)).dataset(BATCH).filtered_clips):
+            name, _, place = page_of(clip.clip_id).partition("#")
+            assert f'id="{place}"' in (pages.parent / name).read_text()
 
     def test_rows_are_those_of_the_table(self, curated: Curated) -> None:
         rows = [metadata_of(curated.result, a)["dagster/row_count"] for a in CLIP_TABLES]
@@ -85,7 +111,7 @@ class TestCurated:
         assert "![funnel](data:image/png;base64," in report
         assert "![kept clips](data:image/jpeg;base64," in report
         assert "![rejected clips](data:image/jpeg;base64," in report
-        assert len(report) < MAX_REPORT_BYTES
+        assert len(report) < MAX_METADATA_BYTES
 
     def test_the_report_shows_the_data_card_and_the_clips_at_the_limits(
         self, curated: Curated
@@ -95,7 +121,7 @@ class TestCurated:
         assert "## Nearest to motion >= 0.003" in shown["report"]
         assert shown["page"] == f"datasets/{BATCH}/report/index.html"
         assert shown["score_seconds"] > 0
-        assert len(shown["report"]) < MAX_REPORT_BYTES
+        assert len(shown["report"]) < MAX_METADATA_BYTES
 
     def test_the_columns_of_the_table_are_shown(self, curated: Curated) -> None:
         (event,) = curated.result.asset_materializations_for_node("filtered_clips")

@@ -11,7 +11,7 @@ from orchestration import checks
 from orchestration.assets import curation
 from orchestration.assets.training import TRAINING
 from orchestration.configuration import training, training_key
-from orchestration.reporting import MAX_REPORT_BYTES
+from orchestration.metadata import MAX_METADATA_BYTES
 from orchestration.resources import Workspace
 from tests.orchestration.builders import FEW_STEPS, materialize, metadata_of, new_instance
 from tests.orchestration.conftest import Curated
@@ -38,7 +38,8 @@ def launch(
 ) -> dg.ExecuteInProcessResult:
     """A run of the assets of the recipe; `config` is what the launchpad would say of it."""
     key = training_key(RECIPE)
-    own_checks = [c for c in checks.LOSS_CHECKS if c.check_key.asset_key.path[0] == RECIPE]
+    found = [*checks.LOSS_CHECKS, *checks.METADATA_CHECKS]
+    own_checks = [c for c in found if c.check_key.asset_key.path[0] == RECIPE]
     return materialize(
         home,
         [
@@ -59,6 +60,11 @@ def launch(
 
 def shown_of(result: dg.ExecuteInProcessResult, name: str) -> Mapping[str, Any]:
     return metadata_of(result, f"{RECIPE}__{name}")
+
+
+def version_of(result: dg.ExecuteInProcessResult, name: str) -> str:
+    (event,) = result.asset_materializations_for_node(f"{RECIPE}__{name}")
+    return (event.tags or {})["dagster/data_version"]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +96,7 @@ class TestTrained:
         assert (shown["dagster/uri"], shown["steps"]) == ("runs/few_steps", 4)
         assert shown["first_loss"] > 0
         assert shown["report"].count("![loss curve](data:image/png;base64,") == 1
-        assert len(shown["report"]) < MAX_REPORT_BYTES
+        assert len(shown["report"]) < MAX_METADATA_BYTES
         assert str(curated.home) not in str({k: v for k, v in shown.items() if k != "config"})
         assert (curated.home / "runs/few_steps" / stage / "result.json").exists()
 
@@ -100,10 +106,17 @@ class TestTrained:
         key = dg.AssetKey([RECIPE, "t2v"])
         found = curated.instance.fetch_observations(key, limit=100).records
         names = {n for r in found if r.asset_observation for n in r.asset_observation.metadata}
-        assert {"step", "running_loss", "running_learning_rate", "running_tokens_per_s"} <= names
+        wanted = {"loss", "learning_rate", "tokens_per_s", "mfu"}
+        assert {"step", *(f"running_{name}" for name in wanted)} <= names
+        assert any(name.startswith("running_loss_t0.") for name in names)
+
+    def test_no_metadata_names_a_place(self, trained: dg.ExecuteInProcessResult) -> None:
+        found = [e for e in trained.get_asset_check_evaluations() if e.check_name != "loss_fell"]
+        assert len(found) == 1 + 2 * len(STAGES)
+        assert [e.description for e in found if not e.passed] == []
 
     def test_every_stage_is_checked(self, trained: dg.ExecuteInProcessResult) -> None:
-        found = trained.get_asset_check_evaluations()
+        found = [e for e in trained.get_asset_check_evaluations() if e.check_name == "loss_fell"]
         assert {e.asset_key.path[-1] for e in found} == set(STAGES)
         for evaluation in found:
             change = evaluation.metadata["change"].value
@@ -118,7 +131,7 @@ class TestTrained:
         assert shown["samples"] == count
         assert shown["report"].count("(data:image/jpeg;base64,") == count
         assert ("given_psnr_db" in shown) == (stage == "stiv")
-        assert len(shown["report"]) < MAX_REPORT_BYTES
+        assert len(shown["report"]) < MAX_METADATA_BYTES
         assert str(curated.home) not in str(shown)
 
     def test_stages_are_judged_by_the_tasks_that_they_can_do(
@@ -140,14 +153,15 @@ class TestTrained:
         assert (images["videos"], videos["videos"]) == (2, 4)
         assert videos["report"].count("(data:image/jpeg;base64,") == 2
         assert "| ssim |" in videos["report"]
-        assert len(videos["report"]) < MAX_REPORT_BYTES
+        assert len(videos["report"]) < MAX_METADATA_BYTES
 
     def test_a_finished_stage_is_not_trained_again(
         self, curated: Curated, trained: dg.ExecuteInProcessResult
     ) -> None:
+        """So what follows from it stays up to date."""
         result = curated.home / "runs/few_steps/t2i/result.json"
         before = result.stat().st_mtime_ns
-        launch(
+        again = launch(
             curated.home,
             curated.instance,
             dg.AssetSelection.assets([RECIPE, "t2i"]),
@@ -156,6 +170,9 @@ class TestTrained:
             latents="small",
         )
         assert result.stat().st_mtime_ns == before
+        versions = {version_of(run, "t2i") for run in (trained, again)}
+        assert len(versions) == 1
+        assert version_of(trained, "t2v") not in versions
 
 
 class TestMistakes:
