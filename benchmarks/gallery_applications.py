@@ -12,10 +12,11 @@ from PIL import Image
 
 from training.config import TrainConfig
 from training.evaluation.clips import Format, choose_clips, read_clip, read_video
-from training.evaluation.evaluate import EvaluationPlan, Judges, evaluate_run
+from training.evaluation.evaluate import EvaluationPlan, evaluate_run
 from training.evaluation.generation import Given, Sampling, Task, given_frames, given_of, make_video
+from training.evaluation.judging import Judges
 from training.evaluation.results import EvaluationResult
-from training.generate import GenerateRequest, generate
+from training.generate import GenerateRequest, OpenRun, generate
 from training.generate_request import makes_views
 from training.run_directory import RunDirectory
 from training.streaming.buckets import is_held_out
@@ -117,7 +118,7 @@ def _views(
         given = given_of("ti2v", real, folder / "given" / clip_id, stride=1, fps=1.0)
         path = folder / f"{clip_id}.mp4"
         views = Given(task="multi_view", image=given.image)
-        make_video(run_dir, "", path, Sampling(stage=stage), views)
+        make_video(OpenRun(run_dir), "", path, Sampling(stage=stage), views)
         rows += [read_video(path, wanted), real]
     return "Six views of an object from the first one, and below them the rendered ones.", rows
 

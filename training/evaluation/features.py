@@ -3,42 +3,60 @@
 The weights are read without unpickling: safetensors, TorchScript, or state dicts in torch's safe mode.
 """
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from training.errors import EvaluationError
+from training.evaluation.inception import Inception2015Features, InceptionFeatures
+from training.evaluation.weights import (
+    best_device,
+    digest_of_file,
+    digest_of_model,
+    load_torchscript,
+)
 from training.streaming.decode import FramesFHWC
 
 _I3D_PX = 224
-_INCEPTION_PX = 299
 _I3D_MIN_FRAMES = 10
 """The strides of I3D leave nothing of fewer."""
+_C3D_FRAMES = 16
 
 
 class VideoFeatures(Protocol):
-    """A network under a Frechet distance, and how that distance is then called."""
+    """A network, and how the Frechet distance of its features is called."""
 
     @property
-    def metric(self) -> str: ...
+    def metric(self) -> str | None:
+        """None where its features are no base for one."""
+        ...
 
     @property
     def backend(self) -> str: ...
 
-    @property
-    def is_of_frames(self) -> bool:
-        """Whether each frame, rather than each video, gives a row."""
+    def features(self, videos: Sequence[FramesFHWC]) -> NDArray[np.float32]:
+        """N x D, a row for each video, or for each frame."""
         ...
 
-    def features(self, videos: Sequence[FramesFHWC]) -> NDArray[np.float32]:
-        """N x D."""
+
+@runtime_checkable
+class ClassFeatures(Protocol):
+    """A network that also knows classes, and how the Inception Score of those is called."""
+
+    @property
+    def score_name(self) -> str: ...
+
+    @property
+    def backend(self) -> str: ...
+
+    def probabilities(self, features_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+        """N x classes, from its features."""
         ...
 
 
@@ -49,7 +67,6 @@ class PooledFrameFeatures:
     """
 
     metric = "embedded_frechet_video"
-    is_of_frames = False
 
     def __init__(
         self, of_frames: Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float32]], backend: str
@@ -70,7 +87,6 @@ class VideoMAEFeatures:
     """
 
     metric = "fvd_videomae"
-    is_of_frames = False
 
     def __init__(self, model: str) -> None:
         from transformers import VideoMAEImageProcessor, VideoMAEModel
@@ -82,9 +98,9 @@ class VideoMAEFeatures:
             raise EvaluationError(
                 f"VideoMAE {model} is neither a folder with a model in safetensors nor within reach on the hub"
             ) from error
-        self._device = _best_device()
+        self._device = best_device()
         self._model: Any = loaded.eval().to(self._device)
-        digest = _digest_of(self._model)
+        digest = digest_of_model(self._model)
         self.backend = f"transformers/VideoMAE {Path(model).name} {digest}"
 
     def features(self, videos: Sequence[FramesFHWC]) -> NDArray[np.float32]:
@@ -108,12 +124,11 @@ class I3DFeatures:
     """
 
     metric = "fvd_i3d"
-    is_of_frames = False
 
     def __init__(self, path: Path) -> None:
-        self._device = _best_device()
-        self._model = _load_torchscript(path).to(self._device)
-        self.backend = f"torchscript/I3D {_digest(path)}"
+        self._device = best_device()
+        self._model = load_torchscript(path).to(self._device)
+        self.backend = f"torchscript/I3D {digest_of_file(path)}"
 
     def features(self, videos: Sequence[FramesFHWC]) -> NDArray[np.float32]:
         short = [len(video) for video in videos if len(video) < _I3D_MIN_FRAMES]
@@ -133,53 +148,47 @@ class I3DFeatures:
         return np.stack(rows)
 
 
-class InceptionFeatures:
-    """FID with Inception-v3: the 2048 pooled features of torchvision's weights for ImageNet.
+class C3DFeatures:
+    """The Inception Score of UCF-101, from C3D that was trained on it: the TorchScript file that StyleGAN-V and others share.
 
-    The original FID uses another training of this network, whose numbers differ: the backend says so.
+    It takes pixels from 0 to 255 at any size, resizes them itself and gives probabilities of the 101 classes.
 
     Raises:
-        EvaluationError: the file is missing, or holds no weights of Inception-v3.
+        EvaluationError: the file is missing or holds no TorchScript.
     """
 
-    metric = "fid_torchvision"
-    is_of_frames = True
+    metric = None
+    score_name = "inception_score_c3d"
 
     def __init__(self, path: Path) -> None:
-        from torchvision.models import inception_v3
-
-        self._device = _best_device()
-        model = inception_v3(weights=None, init_weights=False, transform_input=True)
-        _load_state(model, path, "torchvision's inception_v3")
-        self._classify: nn.Module = model.fc
-        model.fc = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]  # typed as a linear layer
-        self._model = model.eval().to(self._device)
-        self._classify = self._classify.eval().to(self._device)
-        self.backend = f"torchvision/inception_v3 {_digest(path)}"
+        self._device = best_device()
+        self._model = load_torchscript(path).to(self._device)
+        self.backend = (
+            f"torchscript/C3D {digest_of_file(path)}, the first {_C3D_FRAMES} frames of each video"
+        )
 
     def features(self, videos: Sequence[FramesFHWC]) -> NDArray[np.float32]:
-        """One row of 2048 for each frame."""
+        """Probabilities, N x 101."""
+        short = [len(video) for video in videos if len(video) < _C3D_FRAMES]
+        if short:
+            raise EvaluationError(
+                f"a video has {short[0]} frames, C3D needs {_C3D_FRAMES}; use longer clips"
+            )
+        rows: list[NDArray[np.float32]] = []
         with torch.inference_mode():
-            rows = [self._pooled(frame) for video in videos for frame in video]
-            return torch.cat(rows).cpu().numpy()
+            for video in videos:
+                first = np.ascontiguousarray(video[:_C3D_FRAMES])
+                video_1CFHW = torch.from_numpy(first).permute(3, 0, 1, 2)[None]
+                rows.append(self._model(video_1CFHW.to(self._device))[0].float().cpu().numpy())
+        return np.stack(rows)
 
     def probabilities(self, features_ND: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Of the 1000 classes, from `features`; what the Inception Score is made of."""
-        with torch.inference_mode():
-            logits_NK = self._classify(torch.from_numpy(features_ND).to(self._device))
-            return logits_NK.softmax(dim=1).cpu().numpy()
-
-    def _pooled(self, frame_HWC: NDArray[np.uint8]) -> Tensor:
-        pixels = torch.from_numpy(frame_HWC).permute(2, 0, 1)[None].float()
-        size = (_INCEPTION_PX, _INCEPTION_PX)
-        pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True) / 255
-        mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
-        deviation = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
-        return self._model(((pixels - mean) / deviation).to(self._device))
+        """They are its features."""
+        return features_ND
 
 
 def open_features(spec: str) -> VideoFeatures:
-    """`videomae:HUB_ID_OR_FOLDER`, `i3d:FILE` or `inception:FILE`.
+    """`videomae:HUB_ID_OR_FOLDER`, or one of `i3d`, `c3d`, `inception-2015`, `inception` with `:FILE`.
 
     Raises:
         EvaluationError: the words are none of these, or the model cannot be had.
@@ -187,65 +196,19 @@ def open_features(spec: str) -> VideoFeatures:
     kind, _, where = spec.partition(":")
     if where and kind == "videomae":
         return VideoMAEFeatures(where)
-    if where and kind == "i3d":
-        return I3DFeatures(Path(where))
-    if where and kind == "inception":
-        return InceptionFeatures(Path(where))
+    if where and kind in _OF_FILES:
+        return _OF_FILES[kind](Path(where))
     raise EvaluationError(
-        f"features {spec!r} are not known; give embedded, videomae:HUB_ID_OR_FOLDER, i3d:FILE or inception:FILE"
+        f"features {spec!r} are not known; give embedded, videomae:HUB_ID_OR_FOLDER, "
+        f"{', '.join(f'{name}:FILE' for name in list(_OF_FILES)[:-1])} or {list(_OF_FILES)[-1]}:FILE"
     )
 
 
-def _best_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
-
-
-def _digest_of(model: nn.Module) -> str:
-    total = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        total.update(name.encode())
-        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return total.hexdigest()[:12]
-
-
-def _load_torchscript(path: Path) -> Any:
-    if not path.is_file():
-        raise EvaluationError(f"{path} does not exist; give the TorchScript file of the network")
-    try:
-        # It has its own reader: no Python of the file is run.
-        return torch.jit.load(str(path), map_location="cpu").eval()
-    except (RuntimeError, ValueError) as error:
-        raise EvaluationError(f"{path} is no TorchScript file ({error})") from error
-
-
-def _load_state(model: nn.Module, path: Path, expected: str) -> None:
-    try:
-        model.load_state_dict(read_state(path, expected))
-    except RuntimeError as error:
-        raise _other_weights(path, expected, error) from error
-
-
-def read_state(path: Path, expected: str) -> dict[str, Tensor]:
-    """The tensors of a state dict, without unpickling anything else.
-
-    Raises:
-        EvaluationError: the file is missing or holds something else.
-    """
-    import pickle
-
-    if not path.is_file():
-        raise EvaluationError(f"{path} does not exist; give the weights of {expected}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, TypeError, EOFError) as error:
-        raise _other_weights(path, expected, error) from error
-
-
-def _other_weights(path: Path, expected: str, error: Exception) -> EvaluationError:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return EvaluationError(f"{path} does not hold the weights of {expected}: {lines[0]}")
+_OF_FILES: Mapping[str, Callable[[Path], VideoFeatures]] = MappingProxyType(
+    {
+        "i3d": I3DFeatures,
+        "c3d": C3DFeatures,
+        "inception-2015": Inception2015Features,
+        "inception": InceptionFeatures,
+    }
+)

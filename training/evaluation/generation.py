@@ -11,8 +11,9 @@ from PIL import Image
 
 from modeling.settings import given_positions
 from training.errors import EvaluationError
-from training.generate import GenerateRequest, GenerateResult, GenerateTask, generate
+from training.generate import GenerateRequest, GenerateResult, GenerateTask, OpenRun
 from training.generate_request import GIVEN
+from training.generated_files import already_made
 from training.randomness import derive_seed
 from training.streaming.decode import FramesFHWC
 from training.streaming.storage import write_whole
@@ -45,15 +46,14 @@ class Given:
 
 
 def make_video(
-    run: Path, prompt: str, out: Path, sampling: Sampling, given: Given = Given()
+    run: OpenRun, prompt: str, out: Path, sampling: Sampling, given: Given = Given()
 ) -> GenerateResult:
     """Sample one video, with a noise of its own that follows from the seed and the name of the file.
 
     Raises:
         GenerateError: the run cannot make it.
     """
-    return generate(
-        run,
+    plan = run.plan(
         GenerateRequest(
             prompt=prompt,
             image=given.image,
@@ -67,8 +67,8 @@ def make_video(
             guidance_scale=sampling.guidance_scale,
         ),
         out,
-        reuse=True,
     )
+    return already_made(plan.result) or run.make(plan)
 
 
 def given_of(task: Task, real: FramesFHWC, path: Path, *, stride: int, fps: float) -> Given:

@@ -1,6 +1,5 @@
 """LPIPS (Zhang et al., arXiv 1801.03924) between frames that are meant to be equal."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,8 @@ from numpy.typing import NDArray
 from torchmetrics.functional.image.lpips import _LPIPS  # pyright: ignore[reportPrivateUsage]
 
 from training.errors import EvaluationError
-from training.evaluation.features import read_state
+from training.evaluation.versions import package
+from training.evaluation.weights import digest_of_file, read_state
 from training.streaming.decode import FramesFHWC
 
 FRAMES_AT_ONCE = 16
@@ -40,8 +40,7 @@ class Lpips:
             raise EvaluationError(
                 f"{alexnet} does not hold the weights of {EXPECTED}: {error}"
             ) from error
-        digest = hashlib.sha256(alexnet.read_bytes()).hexdigest()[:8]
-        self.backend = f"torchmetrics, AlexNet {digest}, of the mp4 files, mean over frames"
+        self.backend = f"{package('torchmetrics')}, AlexNet {digest_of_file(alexnet)}"
 
     def distances(self, made: FramesFHWC, real: FramesFHWC) -> NDArray[np.float32]:
         """Of each two frames; 0 for equal ones."""

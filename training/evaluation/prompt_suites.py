@@ -1,4 +1,4 @@
-"""Prompts of others as videos or images in the layout of their authors, and the dimensions that VBench finds.
+"""Prompts of others as videos or images to make, under the names by which the code of their authors finds them.
 
 Their lists and networks are their own; nothing of them is here. Each list is a file that the user gives, or that the package
 `vbench` holds.
@@ -7,22 +7,19 @@ Their lists and networks are their own; nothing of them is here. Each list is a 
 import csv
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.errors import EvaluationError
-from training.evaluation.generation import Given, Sampling, make_video
-from training.randomness import derive_seed
+from training.evaluation.generation import Given
+from training.evaluation.vbench import FLICKER, LIST_NAME
 from training.streaming.storage import write_whole
 
-LIST_NAME = "VBench_full_info.json"
-RESULTS_PATTERN = "*_eval_results.json"
 NUM_VIDEOS = 5
 NUM_FLICKER_VIDEOS = 25
 """Of the prompts of temporal flickering: the authors leave out videos that move, and need enough still ones."""
 NUM_GENEVAL_IMAGES = 4
-_FLICKER = "temporal_flickering"
 _MAX_NAME_BYTES = 255
 
 
@@ -38,7 +35,7 @@ class SuitePrompt:
     @property
     def num_videos(self) -> int:
         # Those of VBench-I2V are made from images, five of each.
-        return NUM_FLICKER_VIDEOS if _FLICKER in self.dimensions and not self.image else NUM_VIDEOS
+        return NUM_FLICKER_VIDEOS if FLICKER in self.dimensions and not self.image else NUM_VIDEOS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,47 +189,3 @@ def _lines(path: Path) -> list[str]:
         return path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise EvaluationError(f"the prompts {path} cannot be read ({error})") from error
-
-
-def make_suite(
-    run: Path,
-    items: Sequence[SuiteItem],
-    folder: Path,
-    sampling: Sampling,
-    on_video: Callable[[int, int], None] = lambda _done, _total: None,
-) -> None:
-    """Make what is missing of the suite; what the same weights and settings made is left.
-
-    Raises:
-        GenerateError: the run cannot make a video.
-    """
-    for done, item in enumerate(items, start=1):
-        seeded = sampling
-        if item.seed_name:
-            seeded = replace(sampling, seed=derive_seed(sampling.seed, item.seed_name))
-        make_video(run, item.prompt, folder / item.path, seeded, item.given)
-        on_video(done, len(items))
-
-
-def read_dimensions(folder: Path) -> dict[str, float]:
-    """The dimensions that `vbench evaluate` has written into a folder, 0 to 1; none if it did not run.
-
-    Raises:
-        EvaluationError: a file is unreadable, or two files hold different values of one dimension.
-    """
-    found: dict[str, float] = {}
-    for path in sorted(folder.glob(RESULTS_PATTERN)):
-        try:
-            # Each dimension: its mean, then the score of every video.
-            values = {str(k): float(v[0]) for k, v in json.loads(path.read_bytes()).items()}
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            raise EvaluationError(
-                f"{path} is no result of VBench ({error}); run it again"
-            ) from error
-        again = [name for name in values if name in found and found[name] != values[name]]
-        if again:
-            raise EvaluationError(
-                f"{path} and an earlier file differ in {', '.join(again)}; delete the older one"
-            )
-        found |= values
-    return found

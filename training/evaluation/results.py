@@ -9,7 +9,7 @@ from training.streaming.storage import write_whole
 
 RESULT_NAME = "result.json"
 TABLE_NAME = "result.md"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +34,8 @@ class EvaluationResult:
     suite: str
     source: str
     """Of the videos: the name of a run, or of a folder."""
+    with_text: bool
+    """False where the videos are made from given frames alone."""
     weights_sha256: str | None
     """None for a folder of videos."""
     dataset_fingerprint: str
@@ -43,14 +45,22 @@ class EvaluationResult:
     held_out_share: float | None
     """Only clips that the validation of the run kept from training, this share of all ids; None: of all clips."""
     num_samples: int
+    num_references: int
+    """Fewer than samples where captions were taken more than once."""
     num_frames: int
     sampling_stride: int
     fps: float
+    """Of the made videos; of a folder, of the first of them."""
+    reference_fps: tuple[float, float, float]
+    """Least, median and greatest rate at which frames are taken from the clips."""
     height_px: int
     width_px: int
     seed: int
     num_sampling_steps: int | None
+    solver: str | None
     guidance: str | None
+    image_guidance_scale: float | None
+    """None where the scheme has none of its own."""
     metrics: tuple[Metric, ...]
     skipped: tuple[str, ...]
     """Metrics that were not computed, each with the reason."""
@@ -76,8 +86,9 @@ def read_result(folder: Path) -> EvaluationResult:
         if content.pop("format_version") != FORMAT_VERSION:
             raise EvaluationError(f"{path} is of another version; evaluate again")
         metrics = tuple(Metric(**metric) for metric in content.pop("metrics"))
-        skipped = tuple(content.pop("skipped"))
-        return EvaluationResult(**content, metrics=metrics, skipped=skipped)
+        for name in ("skipped", "reference_fps"):
+            content[name] = tuple(content[name])
+        return EvaluationResult(**content, metrics=metrics)
     except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise EvaluationError(
             f"{path} holds no readable result ({error}); evaluate again"
@@ -108,12 +119,21 @@ def markdown(result: EvaluationResult) -> str:
         seen = f"held out from training, {result.held_out_share:g} of all"
     sampling = "given videos"
     if result.num_sampling_steps is not None:
-        sampling = f"{result.num_sampling_steps} sampling steps, {result.guidance} guidance, seed {result.seed}"
+        sampling = (
+            f"{result.num_sampling_steps} steps of {result.solver}, {result.guidance} guidance"
+        )
+        if result.image_guidance_scale is not None:
+            sampling += f", {result.image_guidance_scale:g} of the image"
+        sampling += f", seed {result.seed}"
+    if not result.with_text:
+        sampling += ", without text"
+    least, median, greatest = result.reference_fps
     lines += [
         "",
         f"{result.num_samples} videos of {result.num_frames} frames at stride {result.sampling_stride}, "
         f"{result.fps:g} fps, {result.width_px}x{result.height_px} px; {sampling}.",
-        f"Clips {result.dataset_fingerprint}: {seen}.",
+        f"{result.num_references} clips of {result.dataset_fingerprint} at {least:g} to {greatest:g} fps, "
+        f"median {median:g}: {seen}.",
     ]
     lines += [f"- not computed: {reason}" for reason in result.skipped]
     return "\n".join(lines) + "\n"

@@ -32,6 +32,17 @@ RowConfig = Callable[[TrainConfig, int], TrainConfig]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """One stage of a row of table 6b or 6c."""
+
+    place: Place
+    flops: float
+    """In the paper, in 1e21 (tables 13 and 14)."""
+    init_from: Place | None = None
+    temporal_from: Place | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
     """Rows by name, and what the paper prints for them; a column that a row lacks is `/`."""
 
@@ -43,24 +54,15 @@ class Table:
     """The run that rows change at the size of two CPU cores."""
     encoder_rows: tuple[str, ...] = ()
     """Rows that change the frozen encoders, and cannot differ on the embedded ones."""
-    flops: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    """Of all stages of a row, in 1e21: appendix G."""
+    starts: Mapping[str, tuple[Start, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """The stages of each row, where rows compute equally much from other starts."""
+    notes: tuple[str, ...] = ()
+    """What the table leaves out, or cannot show."""
 
     def rows_for(self, base: TrainConfig) -> dict[str, RowConfig]:
         """The rows that can be run from a base."""
         left_out = self.encoder_rows if _is_embedded(base) else ()
         return {name: row for name, row in self.rows.items() if name not in left_out}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Start:
-    """One stage of a row of table 6b or 6c."""
-
-    place: Place
-    flops: float
-    """In the paper, in 1e21 (tables 13 and 14)."""
-    init_from: Place | None = None
-    temporal_from: Place | None = None
 
 
 IMAGES: Place = ("t2i", 0)
@@ -96,7 +98,10 @@ def started(
 
     The last stage of the first row takes `num_steps`; what each stage has of the total is its share in the paper.
     """
-    chain = {_name(base, start.place): start for start in starts}
+    names = [stage_name(base, start.place) for start in starts]
+    if len(set(names)) < len(names):
+        raise ValueError(f"its stages {', '.join(names)} name one twice")
+    chain = dict(zip(names, starts, strict=True))
     values = with_overrides(base, overrides).model_dump(mode="json")
     values["stages"] = {
         name: {**stage, **_sources(base, chain[name])}
@@ -104,7 +109,7 @@ def started(
         if name in chain
     }
     row = TrainConfig.model_validate(values)
-    total = num_steps * _flops_per_step(base, _name(base, LAST))
+    total = num_steps * _flops_per_step(base, stage_name(base, LAST))
     total *= sum(start.flops for start in first_row) / first_row[-1].flops
     whole = sum(start.flops for start in starts)
     for name, stage in values["stages"].items():
@@ -113,9 +118,12 @@ def started(
     return TrainConfig.model_validate(values)
 
 
-def flops_of(config: TrainConfig) -> float:
-    """Of all its stages."""
-    return sum(s.num_steps * _flops_per_step(config, name) for name, s in config.stages.items())
+def flops_of(config: TrainConfig) -> dict[str, float]:
+    """Of each of its stages."""
+    return {
+        name: stage.num_steps * _flops_per_step(config, name)
+        for name, stage in config.stages.items()
+    }
 
 
 def _flops_per_step(config: TrainConfig, stage: str) -> float:
@@ -125,12 +133,15 @@ def _flops_per_step(config: TrainConfig, stage: str) -> float:
 def _sources(base: TrainConfig, start: Start) -> dict[str, Any]:
     """`init_from` None would be the stage before: what starts from nothing is the first of its row."""
     return {
-        "init_from": start.init_from and _name(base, start.init_from),
-        "temporal_from": start.temporal_from and _name(base, start.temporal_from),
+        "init_from": start.init_from and stage_name(base, start.init_from),
+        "temporal_from": start.temporal_from and stage_name(base, start.temporal_from),
     }
 
 
-def _name(base: TrainConfig, place: Place) -> str:
+def stage_name(base: TrainConfig, place: Place) -> str:
+    """Raises:
+    IndexError: there are not so many stages of that task.
+    """
     task, number = place
     return [name for name, stage in base.stages.items() if stage.task == task][number]
 
@@ -148,10 +159,6 @@ def _rows(
 def _started(rows: Mapping[str, tuple[Sequence[Start], Overrides]]) -> dict[str, RowConfig]:
     first, _ = next(iter(rows.values()))
     return {name: partial(started, starts, first, also) for name, (starts, also) in rows.items()}
-
-
-def _flops(rows: Mapping[str, tuple[Sequence[Start], Overrides]]) -> dict[str, float]:
-    return {name: sum(start.flops for start in starts) for name, (starts, _) in rows.items()}
 
 
 _T2I = Start(place=IMAGES, flops=1.11)
@@ -187,6 +194,9 @@ TABLE_6C: dict[str, tuple[tuple[Start, ...], Overrides]] = {
 }
 """T2V of twice the frames, section 2.4; operations of table 14."""
 
+OPERATIONS: Mapping[str, str] = MappingProxyType({"6b": "13", "6c": "14"})
+"""The table of the paper that prints the operations of another one."""
+
 TABLES: Mapping[str, Table] = MappingProxyType(
     {
         "2": Table(
@@ -211,6 +221,10 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             },
             tasks=("t2i",),
             encoder_rows=TABLE_2_ENCODERS,
+            notes=(
+                '"+ Synth. captions" mixes a caption that came with the source into those of the data engine: on clips that '
+                "have one caption alone it is the row above.",
+            ),
         ),
         "3": Table(
             rows=_rows(TABLE_3),
@@ -235,6 +249,9 @@ TABLES: Mapping[str, Table] = MappingProxyType(
                 "STIV-JIT": ("82.3", "74.1", "80.7", "97.6", "81.9", "89.8"),
             },
             tasks=("t2v", "ti2v"),
+            notes=(
+                "The paper's last row, STIV-JIT with temporal upsampling after it (83.0, 73.1, 81.0; 97.2, 82.3, 89.7), is not run.",
+            ),
         ),
         "6a": Table(
             rows=_rows(TABLE_6A, ("t2i", "t2v")),
@@ -261,7 +278,7 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             },
             tasks=("t2v",),
             recipe="stiv_tiny_96",
-            flops=_flops(TABLE_6B),
+            starts={row: starts for row, (starts, _) in TABLE_6B.items()},
         ),
         "6c": Table(
             rows=_started(TABLE_6C),
@@ -274,7 +291,7 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             },
             tasks=("t2v",),
             recipe="t2v_tiny_64_16",
-            flops=_flops(TABLE_6C),
+            starts={row: starts for row, (starts, _) in TABLE_6C.items()},
         ),
     }
 )

@@ -31,6 +31,7 @@ SEMANTIC = (
 )
 DIMENSIONS = QUALITY + SEMANTIC
 I2V = ("i2v_subject", "i2v_background")
+CAMERA_MOTION = "camera_motion"
 
 _RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from tests.training.builders import tiny_config, tiny_stage
 from training.errors import EvaluationError
 from training.evaluation.clips import Format, choose_clips, read_clip
-from training.evaluation.evaluate import EvaluationPlan, Judges, evaluate_run, evaluate_videos
+from training.evaluation.evaluate import EvaluationPlan, evaluate_run, evaluate_videos
 from training.evaluation.features import PooledFrameFeatures
 from training.evaluation.generation import Task
+from training.evaluation.judging import Judges
 from training.evaluation.results import read_result
 from training.loop import prepare_run, train_stage
 from training.streaming.decode import decode_frames

@@ -1,21 +1,27 @@
 import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.training.builders import tiny_config, tiny_stage
+from training import generate
 from training.errors import EvaluationError
 from training.evaluation.generation import Sampling
 from training.evaluation.prompt_suites import (
     dsg_items,
     geneval_items,
-    make_suite,
     prompt_list,
-    read_dimensions,
     read_prompts,
     vbench_items,
 )
+from training.evaluation.suite_files import make_suite
+from training.evaluation.vbench import read_dimensions
 from training.evaluation.vbench_scores import DIMENSIONS, vbench_scores
+from training.generate import OpenRun
 from training.loop import prepare_run, train_stage
 
 LINES = [
@@ -120,18 +126,64 @@ def test_dsg_has_one_image_for_all_questions_of_an_item(tmp_path: Path) -> None:
         dsg_items(tmp_path / "nowhere.csv")
 
 
-@pytest.mark.slow
-def test_images_are_made_where_they_are_looked_for(dataset: Path, tmp_path: Path) -> None:
-    run, folder = tmp_path / "run", tmp_path / "images"
-    config = tiny_config(stages={"t2i": tiny_stage("t2i", num_steps=2)})
+@pytest.fixture(scope="module")
+def run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Makes images and videos."""
+    run = tmp_path_factory.mktemp("suites") / "run"
+    config = tiny_config(stages={task: tiny_stage(task, num_steps=2) for task in ("t2i", "t2v")})
     prepare_run(config, [dataset], run)
-    train_stage(config, "t2i", [dataset], run)
+    for stage in config.stages:
+        train_stage(config, stage, [dataset], run)
+    return run
+
+
+@pytest.mark.slow
+def test_images_are_made_where_they_are_looked_for(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "evaluation_metadata.jsonl"
     path.write_text('{"prompt": "two clocks"}\n{"prompt": "two clocks"}\n')
-    items = geneval_items(path, folder)
-    make_suite(run, items, folder, Sampling(num_sampling_steps=2))
-    made = [(folder / item.path).read_bytes() for item in items]
-    assert len(set(made)) == 8, "each has a noise of its own"
+    items = geneval_items(path, tmp_path / "images")
+    made = make_suite(OpenRun(run), items, tmp_path, "images", Sampling(num_sampling_steps=2))
+    assert made.num_sampling_steps == 2
+    images = [tmp_path / "images" / item.path for item in items]
+    assert len({image.read_bytes() for image in images}) == 8, "each has a noise of its own"
+    found = {path for path in (tmp_path / "images").rglob("*") if path.is_file()}
+    lines = {tmp_path / "images" / name / "metadata.jsonl" for name in ("00000", "00001")}
+    assert found == {*images, *lines}
+
+
+@pytest.mark.slow
+def test_a_folder_of_videos_holds_nothing_else(
+    run: Path, prompts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VBench takes the ending of the first file that the file system lists for that of all."""
+    loads: list[str] = []
+    monkeypatch.setattr(generate, "load_encoders", counted(generate.load_encoders, loads))
+    monkeypatch.setattr(generate, "ClipSampler", counted(generate.ClipSampler, loads))
+    items = vbench_items(read_prompts(prompts_file, ["color"]))
+    sampling = Sampling(num_sampling_steps=1)
+    make_suite(OpenRun(run), items, tmp_path, "videos", sampling)
+    assert sorted(os.listdir(tmp_path / "videos")) == [f"a red cup-{n}.mp4" for n in range(5)]
+    assert loads == ["load_encoders", "ClipSampler"], "once for five videos"
+    assert (tmp_path / "made" / "a red cup-0.settings.json").exists()
+    times = [path.stat().st_mtime_ns for path in sorted((tmp_path / "videos").iterdir())]
+    make_suite(OpenRun(run), items, tmp_path, "videos", sampling)
+    assert [p.stat().st_mtime_ns for p in sorted((tmp_path / "videos").iterdir())] == times
+    assert len(loads) == 2, "nothing is loaded where nothing is made"
+    other = replace(sampling, seed=1)
+    make_suite(OpenRun(run), items, tmp_path, "videos", other)
+    remade = tmp_path / "videos" / items[0].path
+    assert remade.read_bytes() == (tmp_path / "made" / items[0].path).read_bytes()
+    (tmp_path / "videos" / "a red cup-0.frames.png").touch()
+    with pytest.raises(EvaluationError, match=r"frames\.png lies among the files"):
+        make_suite(OpenRun(run), items, tmp_path, "videos", sampling)
+
+
+def counted(load: Callable[..., Any], loads: list[str]) -> Callable[..., Any]:
+    def loading(*arguments: Any) -> Any:
+        loads.append(load.__name__)
+        return load(*arguments)
+
+    return loading
 
 
 def test_dimensions_of_several_files_make_one_score(tmp_path: Path) -> None:
