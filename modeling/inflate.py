@@ -1,6 +1,6 @@
 """Weight flow from one training stage to the next (STIV section 2.4 and appendix B)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,12 +45,18 @@ class WeightFlowReport:
         return ", ".join(f"{len(names)} tensors {part}" for part, names in parts.items() if names)
 
 
+def _copy(parameter: Tensor, value: Tensor) -> None:
+    with torch.no_grad():
+        parameter.copy_(value)
+
+
 def load_stage(
     model: STIV,
     state_dict: Mapping[str, Tensor],
     *,
     kind: StageKind,
     temporal_from: Mapping[str, Tensor] | None = None,
+    fill: Callable[[Tensor, Tensor], object] = _copy,
 ) -> WeightFlowReport:
     """Fill `model` with the (EMA) weights of an earlier stage.
 
@@ -66,22 +72,29 @@ def load_stage(
     all else from `state_dict`: initialisation from "both" (section 2.4, table 6b). Image attention that
     no stage before had stays fresh.
 
+    The mappings are asked for one tensor at a time, and `fill(parameter, value)` takes it over: all of it, or the part
+    that a worker has.
+
     Raises:
         WeightFlowError: a tensor is missing, unknown or of another shape. The model is unchanged then.
     """
     wanted = model.state_dict()
     skips_time = kind == "t2i_to_t2v" or temporal_from is not None
     ignored = [name for name in state_dict if skips_time and TEMPORAL_PART in name]
-    offered = {name: tensor for name, tensor in state_dict.items() if name not in ignored}
-    inflated = _inflate(offered, wanted, model.config) if kind == "t2i_to_t2v" else {}
-    temporal = {n: t for n, t in (temporal_from or {}).items() if TEMPORAL_PART in n}
-    incoming = {**offered, **inflated, **temporal}
-    fresh = [name for name in wanted if name not in incoming and _may_be_fresh(name, kind)]
+    inflated = _inflate(state_dict, wanted, model.config) if kind == "t2i_to_t2v" else {}
+    temporal = [name for name in temporal_from or {} if TEMPORAL_PART in name]
+    offered = [name for name in state_dict if name not in ignored]
+    # Names first and tensors one at a time: they may be read from disk.
+    sources = {name: state_dict for name in offered} | dict.fromkeys(inflated, inflated)
+    if temporal_from is not None:
+        sources |= dict.fromkeys(temporal, temporal_from)
+    fresh = [name for name in wanted if name not in sources and _may_be_fresh(name, kind)]
     if temporal_from is not None:
         fresh = [name for name in fresh if TEMPORAL_PART not in name]
 
-    _check({name: wanted[name] for name in wanted if name not in fresh}, incoming)
-    model.load_state_dict(incoming, strict=False)
+    _check({name: wanted[name] for name in wanted if name not in fresh}, sources)
+    for name, source in sources.items():
+        fill(wanted[name], source[name])
     return WeightFlowReport(
         loaded=tuple(n for n in wanted if n in offered and n not in inflated),
         inflated=tuple(inflated),
@@ -118,14 +131,12 @@ def _inflate(
     return inflated
 
 
-def _check(wanted: Mapping[str, Tensor], incoming: Mapping[str, Tensor]) -> None:
-    problems = [f"{name}: missing" for name in wanted if name not in incoming]
-    problems += [f"{name}: unknown" for name in incoming if name not in wanted]
-    problems += [
-        f"{name}: shape {tuple(incoming[name].shape)}, expected {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in incoming and incoming[name].shape != tensor.shape
-    ]
+def _check(wanted: Mapping[str, Tensor], sources: Mapping[str, Mapping[str, Tensor]]) -> None:
+    problems = [f"{name}: missing" for name in wanted if name not in sources]
+    problems += [f"{name}: unknown" for name in sources if name not in wanted]
+    for name, tensor in wanted.items():
+        if name in sources and (found := sources[name][name].shape) != tensor.shape:
+            problems.append(f"{name}: shape {tuple(found)}, expected {tuple(tensor.shape)}")
     if problems:
         raise WeightFlowError(
             f"the weights do not fit the network in {len(problems)} tensors; build both stages from one "

@@ -1,5 +1,7 @@
 """The STIV diffusion transformer (arXiv 2412.07730, section 2)."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter, init
@@ -17,7 +19,7 @@ from modeling.embeddings import (
 )
 from modeling.image_tokens import ImageProjector
 from modeling.masking import KeptPositions, unmask
-from modeling.modulation import AdaLN, ModulationOffsets
+from modeling.modulation import AdaLN
 from modeling.recompute import run_block
 from modeling.rope import spatial_rotary, temporal_rotary
 from modeling.settings import RecomputePolicy
@@ -103,22 +105,45 @@ class STIV(nn.Module):
         velocity_BCFHW = unpatchify(x_BTSP, rows, temporal_patch, spatial_patch)
         return velocity_BCFHW[:, :, : x_t_BCFHW.shape[2]]
 
-    @torch.no_grad()
     def initialize_weights(self, generator: torch.Generator) -> None:
         """Set every parameter. The output is then exactly zero, and every block the identity.
 
         The generator must be on the device of the parameters.
         """
+        with torch.no_grad():
+            for parameter, value in self.initial_weights(generator):
+                parameter.copy_(value)
+
+    def initial_weights(self, generator: torch.Generator) -> Iterator[tuple[Parameter, Tensor]]:
+        """Every parameter with the value that it starts from, whole, on the device of the generator.
+
+        One at a time, and of the parameters only the shape is read: they may be on the meta device, or divided over
+        workers.
+        """
+        zeros = {id(p) for linear in self._zero_layers() for p in linear.parameters()}
         for module in self.modules():
-            _draw(module, generator)
-        init.normal_(self.mask_token_D, std=EMBEDDING_STD, generator=generator)
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter is not self.mask_token_D:
+                    value = _empty(parameter, generator)
+                    _draw(module, name, value, generator)
+                    yield parameter, value.zero_() if id(parameter) in zeros else value
+        value = _empty(self.mask_token_D, generator)
+        yield self.mask_token_D, init.normal_(value, std=EMBEDDING_STD, generator=generator)
+
+    def _zero_layers(self) -> Iterator[nn.Module]:
+        """Those whose output is zero at first."""
+        yield from (self.final_layer.modulation, self.final_layer.linear)
+        if self.modulation is not None:
+            yield self.modulation
         for block in [*self.blocks, *self.unmasked_blocks]:
             assert isinstance(block, STIVBlock)
-            _start_as_identity(block)
-        for linear in (self.final_layer.modulation, self.final_layer.linear):
-            _zero(linear)
-        if self.modulation is not None:
-            _zero_modulation(self.modulation)
+            # The norm behind cross attention makes unit size of any small output: there a gate starts from zero.
+            if block.cross_gate_D is None:
+                yield block.cross_attention.output
+            if block.image_attention is not None:
+                yield block.image_attention.output
+            if block.modulation is not None:
+                yield block.modulation
 
     @property
     def num_parameters(self) -> int:
@@ -180,52 +205,20 @@ class STIV(nn.Module):
         )
 
 
-def _draw(module: nn.Module, generator: torch.Generator) -> None:
+def _empty(parameter: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.empty(parameter.shape, dtype=parameter.dtype, device=generator.device)
+
+
+def _draw(module: nn.Module, name: str, value: Tensor, generator: torch.Generator) -> None:
+    """What the parameter `name` of a module starts from."""
     match module:
-        case nn.Linear():
-            init.xavier_uniform_(module.weight, generator=generator)
-            init.zeros_(module.bias)
-        case nn.Conv2d():
-            init.xavier_uniform_(module.weight, generator=generator)
-            assert module.bias is not None, "the convolutions of `image_tokens` have one"
-            init.zeros_(module.bias)
-        case nn.RMSNorm():
-            init.ones_(module.weight)
-        case nn.GroupNorm():
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-        case ModulationOffsets():
-            for parameter in module.parameters():
-                init.zeros_(parameter)
-        case AbsolutePositions():
-            for parameter in module.parameters():
-                init.normal_(parameter, std=EMBEDDING_STD, generator=generator)
-        case ImageProjector():
-            init.normal_(module.absent_D, std=EMBEDDING_STD, generator=generator)
+        case nn.Linear() | nn.Conv2d() if name == "weight":
+            init.xavier_uniform_(value, generator=generator)
+        case nn.RMSNorm() | nn.GroupNorm() if name == "weight":
+            init.ones_(value)
+        # The tables of learned positions, and the token of no image.
+        case nn.ParameterDict() | ImageProjector():
+            init.normal_(value, std=EMBEDDING_STD, generator=generator)
+        # Biases, gates, and offsets of the modulation.
         case _:
-            pass
-
-
-def _start_as_identity(block: STIVBlock) -> None:
-    if block.cross_gate_D is None:
-        _zero(block.cross_attention.output)
-    else:
-        # The norm behind it makes unit size of any small output, so only a gate can start from zero.
-        init.zeros_(block.cross_gate_D)
-    if block.image_attention is not None:
-        _zero(block.image_attention.output)
-    if block.temporal_attention is not None and block.temporal_attention.gate_D is not None:
-        init.zeros_(block.temporal_attention.gate_D)
-    if block.modulation is not None:
-        _zero_modulation(block.modulation)
-
-
-def _zero_modulation(modulation: AdaLN) -> None:
-    _zero(modulation.linear)
-    if modulation.temporal_attention is not None:
-        _zero(modulation.temporal_attention)
-
-
-def _zero(linear: nn.Linear) -> None:
-    init.zeros_(linear.weight)
-    init.zeros_(linear.bias)
+            init.zeros_(value)

@@ -14,7 +14,7 @@ number is a function of the seed and the step (`randomness.py`).
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from training.errors import CheckpointError
-from training.shards import local, part_of
+from training.shards import HeldPart, local, part_of
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
@@ -44,8 +44,8 @@ class Snapshot:
     """Optimizer steps done."""
     seconds: float
     """Spent on them, over all sessions."""
-    kinds: Mapping[Kind, Mapping[str, Tensor]]
-    """The tensors of this worker; sharded ones as DTensors."""
+    kinds: Mapping[Kind, Mapping[str, Tensor | HeldPart]]
+    """The tensors of this worker, or its parts of them."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class StoredCheckpoint:
         """
         return list(self._places(kind))
 
-    def load_into(self, kind: Kind, tensors: Mapping[str, Tensor]) -> None:
+    def load_into(self, kind: Kind, tensors: Mapping[str, Tensor | HeldPart]) -> None:
         """Fill tensors, or this worker's parts of them, with what is stored under their names."""
         for name, tensor in tensors.items():
             part = part_of(tensor)
@@ -99,11 +99,15 @@ class StoredCheckpoint:
 
     def whole(self, kind: Kind) -> dict[str, Tensor]:
         """All tensors of a kind in host memory, put together from their parts."""
-        wholes: dict[str, Tensor] = {}
-        for name, places in self._places(kind).items():
-            stop = max(place.stop for place in places)
-            wholes[name] = self._rows(kind, name, 0, stop)
-        return wholes
+        return dict(self.each(kind))
+
+    def each(self, kind: Kind) -> Mapping[str, Tensor]:
+        """All tensors of a kind, each put together when it is asked for."""
+        return _Wholes(self, kind)
+
+    def one(self, kind: Kind, name: str) -> Tensor:
+        """A tensor put together from its parts; raises a KeyError if there is none of this name."""
+        return self._rows(kind, name, 0, max(place.stop for place in self._places(kind)[name]))
 
     def _rows(self, kind: Kind, name: str, start: int, stop: int) -> Tensor:
         places = sorted(self._places(kind).get(name, []), key=lambda place: place.start)
@@ -140,6 +144,23 @@ class StoredCheckpoint:
     def _open_checked(self, path: Path) -> Any:
         _check_hash(path, self._hashes[path])
         return _safe_open(path)
+
+
+class _Wholes(Mapping[str, Tensor]):
+    """The tensors of a kind, read one at a time."""
+
+    def __init__(self, stored: StoredCheckpoint, kind: Kind) -> None:
+        self._stored, self._kind = stored, kind
+        self._names = stored.names(kind)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._stored.one(self._kind, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def load_checkpoint(
@@ -181,7 +202,16 @@ def load_average(checkpoint: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
     """
-    return StoredCheckpoint(checkpoint, _read_json(checkpoint / STATE_NAME)).whole("average")
+    return dict(open_average(checkpoint))
+
+
+def open_average(checkpoint: Path) -> Mapping[str, Tensor]:
+    """The same, each read when it is asked for: no more than one has to be in memory.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged; also when a tensor is read.
+    """
+    return StoredCheckpoint(checkpoint, _read_json(checkpoint / STATE_NAME)).each("average")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,12 +1,12 @@
 """Exponential moving average of the weights: what is sampled from and what the next stage starts from."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from training.shards import local, sharded_like
+from training.shards import HeldPart, held_like, local
 
 
 class WeightAverage:
@@ -47,21 +47,12 @@ class WeightAverage:
             weight.copy_(mine)
             mine.copy_(kept)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The average itself, not a copy; of sharded weights, this worker's parts as DTensors."""
+    def state_dict(self) -> dict[str, Tensor | HeldPart]:
+        """The average itself, not a copy; of sharded weights, this worker's parts."""
         return dict(self._average)
 
-    @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over an average divided as this one is."""
-        assert state.keys() == self._average.keys(), "checked by the caller against the model"
-        for name, average in self._average.items():
-            local(average).copy_(local(state[name]))
 
-
-def _copy(weight: Tensor, on_cpu: bool) -> Tensor:
+def _copy(weight: Tensor, on_cpu: bool) -> Tensor | HeldPart:
     mine = local(weight)
-    # The mesh stays that of the device: it only says which part this is, nothing is sent over it.
-    return sharded_like(
-        weight, mine.to("cpu", copy=True) if on_cpu else mine.clone(), tuple(weight.shape)
-    )
+    # No DTensor: it would bring the part back to the device of its mesh.
+    return held_like(weight, mine.to("cpu", copy=True) if on_cpu else mine.clone())

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor, Replicate, Shard
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +23,55 @@ class Part:
         return not self.shape or (self.start, self.stop) == (0, self.shape[0])
 
 
-def local(tensor: Tensor) -> Tensor:
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldPart:
+    """This worker's part of a tensor, on whatever device: that of a DTensor is always on the device of its mesh."""
+
+    tensor: Tensor
+    part: Part
+    is_first_replica: bool
+
+
+def held_like(model: Tensor, mine: Tensor) -> Tensor | HeldPart:
+    """`mine` as the part that this worker has of a tensor divided as `model` is; `mine` itself if that is whole."""
+    if not isinstance(model, DTensor):
+        return mine
+    return HeldPart(mine, part_of(model), is_first_replica(model))
+
+
+def local(tensor: Tensor | HeldPart) -> Tensor:
     """The part of a tensor that this worker has, sharing its memory; the tensor itself if it is not sharded."""
+    if isinstance(tensor, HeldPart):
+        return tensor.tensor
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def part_of(tensor: Tensor) -> Part:
+def part_of(tensor: Tensor | HeldPart) -> Part:
     """Which rows of a tensor this worker has."""
+    if isinstance(tensor, HeldPart):
+        return tensor.part
     shape = tuple(tensor.shape)
     if not isinstance(tensor, DTensor):
         return Part(shape, 0, shape[0] if shape else 1)
     assert all(p in (Replicate(), Shard(0)) for p in tensor.placements), "FSDP2 divides along dim 0"
-    sizes, offsets = compute_local_shape_and_global_offset(
-        shape, tensor.device_mesh, tensor.placements
-    )
-    return Part(shape, offsets[0], offsets[0] + sizes[0])
+    coordinate = tensor.device_mesh.get_coordinate()
+    assert coordinate is not None, "the mesh spans all workers"
+    start, stop = 0, shape[0] if shape else 1
+    for dim, placement in enumerate(tensor.placements):
+        if placement == Shard(0):
+            # As `torch.chunk`: the last ones may have fewer rows, or none.
+            chunk = -(-(stop - start) // tensor.device_mesh.size(dim))
+            start = min(start + coordinate[dim] * chunk, stop)
+            stop = min(start + chunk, stop)
+    return Part(shape, start, stop)
+
+
+@torch.no_grad()
+def fill_part(tensor: Tensor, whole: Tensor) -> None:
+    """Take over from the whole tensor, on whatever device, the rows that this worker has."""
+    part = part_of(tensor)
+    if part.start < part.stop:
+        local(tensor).copy_(whole[part.start : part.stop] if whole.dim() else whole)
 
 
 def sharded_like(
@@ -69,8 +102,10 @@ def shard_group(tensors: Sequence[Tensor]) -> ProcessGroup | None:
     return None
 
 
-def is_first_replica(tensor: Tensor) -> bool:
+def is_first_replica(tensor: Tensor | HeldPart) -> bool:
     """Whether this worker is the one to save its part: others may have the same."""
+    if isinstance(tensor, HeldPart):
+        return tensor.is_first_replica
     if not isinstance(tensor, DTensor):
         return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
     coordinate = tensor.device_mesh.get_coordinate()

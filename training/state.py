@@ -13,7 +13,6 @@ from training.config import OptimizerConfig, TrainConfig
 from training.distribute import Worker, shard
 from training.ema import WeightAverage
 from training.initialise import initialise
-from training.randomness import derive_seed
 from training.run_directory import RunDirectory
 from training.spikes import AdaptiveClip
 
@@ -90,14 +89,12 @@ def start_state(
         CheckpointError: its checkpoint cannot be read.
         WeightFlowError: its weights do not fit.
     """
-    model = STIV(
-        config.model_of(stage_name),
-        seed=derive_seed(config.seed, stage_name, "weights"),
-        recompute=config.recompute,
-    )
-    initialise(model, config, stage_name, run)
-    model.to(worker.device)
+    # Without content until it is divided: no worker ever holds more than its part.
+    with torch.device("meta"):
+        model = STIV(config.model_of(stage_name), recompute=config.recompute)
     shard(model, config, worker)
+    model.to_empty(device=worker.device)
+    initialise(model, config, stage_name, run)
     optimizer = make_optimizer(model, config.stages[stage_name].optimizer)
     decay = config.stages[stage_name].ema_decay
     deviations = config.stages[stage_name].optimizer.clip_deviations

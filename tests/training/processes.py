@@ -1,13 +1,15 @@
 """Real gloo workers for a test: processes that start fast, because torch is imported once for all of them."""
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
 import torch.multiprocessing
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 PRELOADED = ["torch", "torch.distributed.fsdp", "torch.distributed.tensor", "training.loop"]
 
@@ -41,3 +43,13 @@ def _work(
     function(rank, *arguments)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def pretended_workers(world_size: int, rank: int = 0) -> Generator[None]:
+    """While the block runs, this process is one of so many: the others answer at once, with nothing."""
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()

@@ -7,13 +7,19 @@ import torch
 
 from modeling.stiv import STIV
 from tests.training.builders import tiny_config, tiny_stage
+from tests.training.planning.steps import STAGE, config_of, peak_of
+from tests.training.processes import pretended_workers
 from training.checkpoint import load_average
 from training.config import TrainConfig
+from training.distribute import Worker
 from training.errors import TrainError
 from training.initialise import initialise
 from training.launch import stages_for
 from training.loop import prepare_run, train_stage
+from training.randomness import derive_seed
 from training.run_directory import RunDirectory
+from training.shards import local, part_of
+from training.state import TrainState, start_state
 
 LOW, HIGH = ((32, 48),), ((48, 64),)
 
@@ -58,10 +64,21 @@ def test_both_gives_time_from_one_stage_and_all_else_from_the_other(
             assert tensor.equal(videos[name]), name
         elif not name.startswith(("patch_embedding", "final_layer.linear")):
             assert tensor.equal(images[name]), name
+    assert_parts_start_like(model, config, run)
     train_stage(config, "t2v_high", [dataset], tmp_path)
     result = run.stage("t2v_high").result()
     assert result is not None
     assert result.num_steps == 4
+
+
+def assert_parts_start_like(model: STIV, config: TrainConfig, run: RunDirectory) -> None:
+    sharded = config.model_copy(update={"num_workers": 2, "sharding": "full"})
+    with pretended_workers(2, rank=1):
+        state = start_state(sharded, "t2v_high", run, Worker(1, 2))
+    whole = model.state_dict()
+    for name, weight in state.model.named_parameters():
+        part = part_of(weight)
+        assert local(weight).equal(whole[name][part.start : part.stop]), name
 
 
 def average(run: RunDirectory, stage: str) -> dict[str, torch.Tensor]:
@@ -74,3 +91,23 @@ def test_a_stage_alone_is_trained_with_what_it_needs() -> None:
     assert stages_for(two_sizes(), "t2v_low") == ["t2i_low", "t2v_low"]
     with pytest.raises(TrainError, match="there is no stage t3v; the run has t2i_low, t2i_high"):
         stages_for(two_sizes(), "t3v")
+
+
+def test_a_worker_starts_with_its_part_of_the_same_weights_and_never_holds_the_whole(
+    tmp_path: Path,
+) -> None:
+    config = config_of(depth=12, num_workers=4, sharding="full")
+    states: list[TrainState] = []
+
+    def start() -> None:
+        states.append(start_state(config, STAGE, RunDirectory(tmp_path), Worker(2, 4)))
+
+    with pretended_workers(4, rank=2):
+        taken = peak_of(start)
+    whole = STIV(config.model_of(STAGE), seed=derive_seed(config.seed, STAGE, "weights"))
+    # A quarter of the weights and as much of their average, and the largest tensor by itself.
+    assert taken < 0.6 * sum(weight.nbytes for weight in whole.parameters())
+    expected = whole.state_dict()
+    for name, weight in states[0].model.named_parameters():
+        part = part_of(weight)
+        assert local(weight).equal(expected[name][part.start : part.stop]), name

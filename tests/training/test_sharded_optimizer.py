@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from tests.training.processes import run_workers
 from training.adafactor import AdaFactor
 from training.ema import WeightAverage
-from training.shards import local, part_of, sharded_like
+from training.shards import HeldPart, local, part_of, sharded_like
 
 NUM_STEPS = 100
 
@@ -64,14 +64,23 @@ def train(model: nn.Module, *, on_cpu: bool = False) -> tuple[AdaFactor, WeightA
 
 def tensors_of(model: nn.Module, optimizer: AdaFactor, average: WeightAverage) -> dict[str, Tensor]:
     found = {f"weight/{name}": weight.detach() for name, weight in model.named_parameters()}
-    found |= {f"average/{name}": weight for name, weight in average.state_dict().items()}
     for name, weight in model.named_parameters():
         for slot, tensor in optimizer.state[weight].items():
             found[f"{slot}/{name}"] = tensor
-    return {
+    found = {
         name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         for name, tensor in found.items()
     }
+    return found | {f"average/{name}": whole(t) for name, t in average.state_dict().items()}
+
+
+def whole(tensor: Tensor | HeldPart) -> Tensor:
+    """Put together from all workers."""
+    if not isinstance(tensor, HeldPart):
+        return tensor
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, (tensor.part.start, tensor.tensor))
+    return torch.cat([part for _, part in sorted(dict(parts).items())])
 
 
 def train_sharded(rank: int, world_size: int, mesh_shape: tuple[int, ...], path: str) -> None:
