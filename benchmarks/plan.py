@@ -16,11 +16,12 @@ from modeling.settings import RecomputePolicy
 from modeling.stiv import STIV
 from training.config import TrainConfig
 from training.ema import WeightAverage
+from training.optimizers import make_optimizer
 from training.planning.memory import PassCase, step_inputs, tensors_of
 from training.planning.needs import Layout, largest_shape, memory, stage_work
 from training.planning.plan import POLICIES, gib
 from training.recipes import RECIPES
-from training.state import TrainState, make_optimizer
+from training.state import TrainState
 from training.step import stage_loss
 
 NUM_TEXT_TOKENS, WARM_UP, STEPS = 77, 2, 5

@@ -20,6 +20,14 @@ _ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
 }
 
+_PRODUCTS = {
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten.baddbmm.default,
+    torch.ops.aten.linear.default,
+}
+
 
 def run_block(block: nn.Module, x_BTSD: Tensor, inputs: object, policy: RecomputePolicy) -> Tensor:
     """`block(x_BTSD, inputs)`, and the same gradients, at less memory where the policy says so."""
@@ -27,8 +35,16 @@ def run_block(block: nn.Module, x_BTSD: Tensor, inputs: object, policy: Recomput
         return block(x_BTSD, inputs)
     if policy == "full":
         return checkpoint(block, x_BTSD, inputs, use_reentrant=False)
-    contexts = partial(create_selective_checkpoint_contexts, _keep_self_attention)
+    keep = _keep_products if policy == "selective" else _keep_self_attention
+    contexts = partial(create_selective_checkpoint_contexts, keep)
     return checkpoint(block, x_BTSD, inputs, use_reentrant=False, context_fn=contexts)
+
+
+def _keep_products(
+    _context: object, operator: object, *_args: Any, **_kwargs: Any
+) -> CheckpointPolicy:
+    is_kept = operator in _PRODUCTS or operator in _ATTENTION
+    return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _keep_self_attention(

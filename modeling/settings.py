@@ -14,9 +14,10 @@ GivenFrames = Literal["none", "first", "first_four", "every_second", "first_and_
 
 TimestepDistribution = Literal["logit_normal", "uniform"]
 
-RecomputePolicy = Literal["none", "full", "keep_self_attention"]
-"""`none` keeps all activations; `full` keeps the input of each block; `keep_self_attention` also keeps what spatial
-and temporal attention give and computes the rest again, as STIV does (section 2.2)."""
+RecomputePolicy = Literal["none", "selective", "keep_self_attention", "full"]
+"""From the least work to the least memory. `none` keeps all activations; `selective` keeps what matrix products and
+attention give, and computes norms, activations and the like again; `keep_self_attention` keeps the input of each block
+and what spatial and temporal attention give, as STIV does (section 2.2); `full` keeps the input of each block."""
 
 
 class FrozenModel(BaseModel):

@@ -1,8 +1,8 @@
 """AdaFactor as STIV trains with it (section 3.1): constant decays, momentum, absolute learning rate.
 
-`torch.optim.Adafactor` has no momentum, lets the second-moment decay depend on the step, and fails on sharded
-parameters; here both decays are constant and there is no bias correction. The second moment of a tensor with
-two or more dims is kept as its row and column means over the last two.
+`torch.optim.Adafactor` has no momentum, always lets the second-moment decay depend on the step, and fails on sharded
+parameters; here both decays are constant unless a schedule is asked for, and there is no bias correction. The second
+moment of a tensor with two or more dims is kept as its row and column means over the last two.
 
 Parameters may be sharded along their first dim (FSDP2). A step then adds up over the shards twice, for all
 parameters at once: the column means of matrices, and the size of each update. The state of a sharded
@@ -23,7 +23,10 @@ TINY = 1e-30
 
 
 class AdaFactor(torch.optim.Optimizer):
-    """Parameters without a gradient are left alone. State: float32, nothing but tensors."""
+    """Parameters without a gradient are left alone. State: nothing but tensors, float32 where not said otherwise.
+
+    `momentum`, unless `beta1` is 0; `variance`, or `row_variance` and `column_variance`; `step` of the schedule.
+    """
 
     def __init__(
         self,
@@ -32,13 +35,20 @@ class AdaFactor(torch.optim.Optimizer):
         learning_rate: float,
         beta1: float = 0.9,
         beta2: float = 0.999,
+        beta2_power: float | None = None,
+        momentum_dtype: torch.dtype = torch.float32,
         max_update_rms: float = 1.0,
     ) -> None:
-        """`max_update_rms` bounds the root mean square of each tensor's update before momentum."""
+        """With `beta2_power`, the decay of step n, from 1 on, is 1 - n^-power instead of `beta2`.
+
+        `max_update_rms` bounds the root mean square of each tensor's update before momentum.
+        """
         defaults: dict[str, Any] = {
             "lr": learning_rate,
             "beta1": beta1,
             "beta2": beta2,
+            "beta2_power": beta2_power,
+            "momentum_dtype": momentum_dtype,
             "max_update_rms": max_update_rms,
         }
         super().__init__(params, defaults)
@@ -59,25 +69,31 @@ class AdaFactor(torch.optim.Optimizer):
             states = [self._state_of(p) for p in parameters]
             columns = _column_means(parameters, updates)
             for update, state, column in zip(updates, states, columns, strict=True):
-                update.mul_(_inverse_root(state, update, column, group["beta2"]))
+                update.mul_(_inverse_root(state, update, column, _beta2(state, group)))
             for parameter, update, state, rms in zip(
                 parameters, updates, states, _root_mean_squares(parameters, updates), strict=True
             ):
                 update.div_((rms / group["max_update_rms"]).clamp_(min=1.0))
-                momentum = state["momentum"].lerp_(update, 1.0 - group["beta1"])
-                local(parameter).add_(momentum.to(parameter.dtype), alpha=-group["lr"])
+                moved = _moved(state, update, group["beta1"])
+                local(parameter).add_(moved.to(parameter.dtype), alpha=-group["lr"])
 
-    @staticmethod
-    def empty_state(parameter: Tensor) -> dict[str, Tensor]:
+    def empty_state(self, parameter: Tensor) -> dict[str, Tensor]:
         """The state of a parameter before its first step, divided as the parameter is."""
-        shape, mine = tuple(parameter.shape), local(parameter).float()
-        momentum = sharded_like(parameter, torch.zeros_like(mine), shape)
+        shape, mine = tuple(parameter.shape), local(parameter).detach().float()
+        state: dict[str, Tensor] = {}
+        if self.defaults["beta1"] > 0:
+            momentum = torch.zeros_like(mine, dtype=self.defaults["momentum_dtype"])
+            state["momentum"] = sharded_like(parameter, momentum, shape)
+        if self.defaults["beta2_power"] is not None:
+            # On the CPU, where it is read.
+            state["step"] = torch.zeros((), device="cpu")
         if parameter.dim() < 2:
-            return {"momentum": momentum, "variance": torch.zeros_like(momentum)}
+            variance = sharded_like(parameter, torch.zeros_like(mine), shape)
+            return {**state, "variance": variance}
         rows = mine.new_zeros((*mine.shape[:-1], 1))
         columns = mine.new_zeros((*mine.shape[:-2], 1, mine.shape[-1]))
         return {
-            "momentum": momentum,
+            **state,
             "row_variance": sharded_like(parameter, rows, (*shape[:-1], 1)),
             "column_variance": sharded_like(
                 parameter, columns, (*shape[:-2], 1, shape[-1]), everywhere=parameter.dim() == 2
@@ -117,6 +133,26 @@ def _add_up(parts: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
     torch.distributed.all_reduce(fused, group=group)
     for part, summed in zip(parts, fused.split([p.numel() for p in parts]), strict=True):
         part.copy_(summed.view_as(part))
+
+
+def _beta2(state: dict[str, Tensor], group: dict[str, Any]) -> float:
+    """Of this step, which a schedule counts."""
+    if group["beta2_power"] is None:
+        return group["beta2"]
+    return 1.0 - float(state["step"].add_(1)) ** -group["beta2_power"]
+
+
+def _moved(state: dict[str, Tensor], update: Tensor, beta1: float) -> Tensor:
+    """Advance the momentum and return it; the update itself where none is kept."""
+    momentum = state.get("momentum")
+    if momentum is None:
+        return update
+    if momentum.dtype == update.dtype:
+        return momentum.lerp_(update, 1.0 - beta1)
+    # Averaged in float32 and then rounded: the step itself is not.
+    averaged = momentum.float().lerp_(update, 1.0 - beta1)
+    momentum.copy_(averaged)
+    return averaged
 
 
 def _inverse_root(

@@ -29,10 +29,29 @@ class OptimizerConfig(FrozenModel):
     warmup_steps: int = Field(default=1000, ge=0)
     """Optimizer steps over which the learning rate rises from zero; constant afterwards."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Without it, 0, AdaFactor keeps no momentum at all."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
+    beta2_power: float | None = Field(default=None, gt=0, le=1)
+    """Of AdaFactor: if set, beta2 at step n is 1 - n^-beta2_power instead of constant. Its paper has 0.8
+    (arXiv 1804.04235, section 7.2)."""
+    momentum_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of AdaFactor: bfloat16 halves what it keeps; the average is taken in float32 and then rounded."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     clip_deviations: float | None = Field(default=None, gt=0)
     """If set, gradient norms are also clipped this many standard deviations above their running mean."""
+
+    @model_validator(mode="after")
+    def _options_are_read(self) -> Self:
+        if self.name == "adamw" and (self.beta2_power or self.momentum_dtype != "float32"):
+            raise ValueError(
+                f"beta2_power {self.beta2_power} and momentum_dtype {self.momentum_dtype!r} are options of adafactor; "
+                "adamw takes none"
+            )
+        if self.beta1 == 0 and self.momentum_dtype != "float32":
+            raise ValueError(
+                f"momentum_dtype {self.momentum_dtype!r} with beta1 0, which keeps no momentum; leave it out"
+            )
+        return self
 
 
 class ValidationConfig(FrozenModel):
@@ -175,6 +194,8 @@ class TrainConfig(FrozenModel):
     """Keep the EMA in host memory."""
     compile_blocks: bool = False
     """Compile each block (`torch.compile`): slow first steps for each shape of clips, faster ones afterwards."""
+    reduce_precision: Literal["float32", "bfloat16"] = "float32"
+    """What gradients are sent in when workers add them up; parameters and optimizer take the sum as float32."""
     recompute: RecomputePolicy = "none"
     """What the backward pass computes again to save memory."""
     peak_tflops: float | None = Field(default=None, gt=0)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -28,7 +29,8 @@ def shard(model: STIV, config: TrainConfig, worker: Worker) -> None:
     """Divide the parameters over the workers where the config says so; before optimizer and average are made.
 
     Each block is gathered when it runs and let go afterwards. With bfloat16 the gathered copies are bfloat16,
-    while the parts, gradients' sums, optimizer and average stay float32.
+    while the parts, optimizer and average stay float32, and so do the sums of gradients unless `reduce_precision`
+    says otherwise. The model may be on the meta device.
     """
     if config.compile_blocks:
         for block in [*model.blocks, *model.unmasked_blocks]:
@@ -38,7 +40,7 @@ def shard(model: STIV, config: TrainConfig, worker: Worker) -> None:
     is_half = config.precision == "bfloat16"
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if is_half else None,
-        reduce_dtype=torch.float32,
+        reduce_dtype=getattr(torch, config.reduce_precision),
         # Autocast decides the types of the activations, as without sharding.
         cast_forward_inputs=False,
     )
@@ -52,7 +54,7 @@ def replicate(model: STIV, config: TrainConfig, stage: StageConfig, worker: Work
     """What to call for a forward pass: the model, or a copy that adds up gradients where it is not sharded."""
     if worker.world_size == 1 or config.sharding != "none":
         return model
-    return DistributedDataParallel(
+    copies = DistributedDataParallel(
         model,
         device_ids=[worker.device] if worker.device.type == "cuda" else None,
         # Else gradients would be held twice.
@@ -60,6 +62,9 @@ def replicate(model: STIV, config: TrainConfig, stage: StageConfig, worker: Work
         # Without masking the mask token has no gradient.
         find_unused_parameters=stage.mask_ratio == 0 and stage.temporal_mask_ratio == 0,
     )
+    if config.reduce_precision == "bfloat16":
+        copies.register_comm_hook(None, bf16_compress_hook)
+    return copies
 
 
 def gathering_gradients(network: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:

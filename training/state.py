@@ -7,12 +7,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from modeling.stiv import STIV
-from training.adafactor import AdaFactor
 from training.checkpoint import Snapshot, StoredCheckpoint
-from training.config import OptimizerConfig, TrainConfig
+from training.config import TrainConfig
 from training.distribute import Worker, shard
 from training.ema import WeightAverage
+from training.errors import CheckpointError
 from training.initialise import initialise
+from training.optimizers import empty_state, make_optimizer
 from training.run_directory import RunDirectory
 from training.spikes import AdaptiveClip
 
@@ -74,8 +75,15 @@ class TrainState:
             name, slot = key.rsplit("/", 1)
             state = self.optimizer.state[parameters[name]]
             if not state:
-                state.update(_empty_state(self.optimizer, parameters[name]))
-            slots[key] = state[slot]
+                state.update(empty_state(self.optimizer, parameters[name]))
+            if slot in state:
+                slots[key] = state[slot]
+            elif slot != "momentum":
+                raise CheckpointError(
+                    f"{stored.path} holds {key} of an optimizer, this one keeps {', '.join(state)}; it was made with "
+                    "other optimizer settings"
+                )
+            # Older versions kept a momentum for beta1 = 0 too, which is nothing but the last update.
         stored.load_into("optimizer", slots)
 
 
@@ -104,26 +112,3 @@ def start_state(
         WeightAverage(model, decay, on_cpu=config.average_on_cpu),
         None if deviations is None else AdaptiveClip(deviations),
     )
-
-
-def make_optimizer(model: STIV, settings: OptimizerConfig) -> Optimizer:
-    """AdaFactor or AdamW over all weights, without weight decay (STIV section 3.1)."""
-    if settings.name == "adafactor":
-        return AdaFactor(
-            model.parameters(),
-            learning_rate=settings.learning_rate,
-            beta1=settings.beta1,
-            beta2=settings.beta2,
-        )
-    betas = (settings.beta1, settings.beta2)
-    return torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, betas=betas, weight_decay=0.0
-    )
-
-
-def _empty_state(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """The state of a parameter before its first step, to be filled."""
-    if isinstance(optimizer, AdaFactor):
-        return optimizer.empty_state(parameter)
-    moments = {slot: torch.zeros_like(parameter) for slot in ("exp_avg", "exp_avg_sq")}
-    return {"step": torch.zeros(()), **moments}

@@ -59,22 +59,29 @@ def test_recomputing_everything_keeps_little() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "calls"), [("none", 15), ("full", 30), ("keep_self_attention", 20)]
+    ("policy", "calls"),
+    [("none", 15), ("full", 30), ("keep_self_attention", 20), ("selective", 15)],
 )
 def test_the_policy_of_the_paper_does_self_attention_once(
     policy: RecomputePolicy, calls: int
 ) -> None:
     """Of three attentions in each of five blocks, it does only the one to text again."""
+    assert _num_calls(policy, "aten::_scaled_dot_product_flash_attention_for_cpu") == calls
+
+
+def test_the_selective_policy_does_matrix_products_once() -> None:
+    in_blocks = _num_calls("full", "aten::addmm") - _num_calls("none", "aten::addmm")
+    assert _num_calls("selective", "aten::addmm") == in_blocks
+
+
+def _num_calls(policy: RecomputePolicy, operator: str) -> int:
+    """Of an operator in a forward and backward pass; in blocks only where some of their calls are kept."""
     with torch.profiler.profile(acc_events=True) as profile:
         loss_and_gradients(network(policy))
-    found = [
-        e
-        for e in profile.events() or ()
-        if e.name == "aten::_scaled_dot_product_flash_attention_for_cpu"
-    ]
+    found = [e for e in profile.events() or () if e.name == operator]
     # Selective checkpointing looks at every call first: the ones that ran lie inside of those it saw.
     ran = [e for e in found if getattr(e.cpu_parent, "name", "") == "PythonDispatchMode"]
-    assert len(ran or found) == calls
+    return len(ran or found)
 
 
 def test_bfloat16_stays_close_to_float32() -> None:
