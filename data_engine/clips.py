@@ -31,7 +31,6 @@ from data_engine.shots import (
     stitch,
 )
 
-_FRAMES_PER_CLIP = 3
 # Frames of a clip that are looked at again where there seem to be letterbox bars.
 _FRAMES_FOR_BARS = 5
 # Between two signs of life, of a network that looks at frames: seconds on the slowest processor.
@@ -53,6 +52,8 @@ class CutSource:
 
     clips: list[ClipRecord]
     frames: list[KeptFrame]
+    num_damaged: int = 0
+    """Frames that are in no clip because they do not show what the source once held."""
 
 
 Similarity = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
@@ -120,6 +121,7 @@ class _Source:
         self._pictures = pictures
         size = (source.height_px, source.width_px)
         self._frame_size = fit_long_side(*size, decode.frame_long_side_px)
+        self._frames_per_clip = decode.frames_per_clip
         self._times_s: list[float] = np.concatenate([run.times_s for run in runs]).tolist()
         self._luminances: list[float] = np.concatenate([run.luminances for run in runs]).tolist()
         self._samples = [
@@ -146,18 +148,17 @@ class _Source:
             still_alive()
         runs = shots_between(found, num_frames)
         clips = [self._clip(s) for s in split_into_clips(runs, self._times_s, end_s, shots)]
-        return CutSource(clips, [f for clip in clips for f in self._frames_of(clip)])
+        num_damaged = sum(len(run.damaged) for run in self._runs)
+        return CutSource(clips, [f for clip in clips for f in self._frames_of(clip)], num_damaged)
 
     def _seen(self, still_alive: Callable[[], None]) -> SeenFrames:
         starts = list(accumulate((len(run.times_s) for run in self._runs), initial=0))
+        placed = list(zip(starts, self._runs, strict=False))
         return SeenFrames(
             num_frames=len(self._times_s),
             thumbnails=np.concatenate([run.thumbnails for run in self._runs]),
-            candidates=[
-                start + candidate
-                for run, start in zip(self._runs, starts, strict=False)
-                for candidate in run.candidates
-            ],
+            candidates=[start + number for start, run in placed for number in run.candidates],
+            damaged=[start + number for start, run in placed for number in run.damaged],
             network_frames=_network_frames(self._runs, still_alive),
         )
 
@@ -276,7 +277,7 @@ class _Source:
 
     def _frames_of(self, clip: ClipRecord) -> Iterator[KeptFrame]:
         samples = self._samples_in(clip.start_s, clip.end_s)
-        for sample in _spread(samples, _FRAMES_PER_CLIP):
+        for sample in _spread(samples, self._frames_per_clip):
             yield KeptFrame(clip.clip_id, sample.time_s, self._pictures.read(sample.picture))
 
 

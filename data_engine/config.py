@@ -91,7 +91,10 @@ class DecodeConfig(_Config):
     frame_long_side_px: int = Field(default=640, ge=64)
     """Size of the frames that are kept for the later scorers and the pictures."""
     frames_per_s: float = Field(default=2.0, gt=0)
-    """How often a frame is kept and motion is measured."""
+    """How often motion is measured, and a frame is looked at closely."""
+    frames_per_clip: int = Field(default=3, ge=2)
+    """Of these, so many of each clip are kept for the later scorers, captioners and judges: the first, the last, and those
+    spread between them. A shorter clip has fewer."""
     max_stall_s: float = Field(default=300.0, gt=0)
     """A worker whose decoder makes no progress for this long ends itself; its row is tried once more."""
     part_s: float | None = Field(default=600.0, ge=1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, Literal, cast
 
 import av
 import cv2
@@ -12,16 +12,20 @@ from av.error import ExitError, FFmpegError
 from av.packet import Packet
 from av.stream import Stream
 from av.video.frame import VideoFrame
+from av.video.reformatter import Colorspace
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from data_engine.errors import UnreadableSourceError
+from data_engine.hdr import is_hdr, tone_mapped
 from data_engine.sources.storage import SourceReader, open_source
 
 # Playlists and concat scripts can name other files and network addresses, so only containers that hold
 # their own data are tried, and no protocol but plain files; none at all where we do the reading.
-_FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf"
+_FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg"
 _FILE_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+# As a frame says that it does not name its matrix.
+_UNNAMED = 2
 _READER_OPTIONS = {"protocol_whitelist": "none", "format_whitelist": _FORMATS}
 
 
@@ -98,17 +102,54 @@ def fit_short_side(height_px: int, width_px: int, short_side_px: int) -> tuple[i
     return _even(height_px * scale), _even(width_px * scale)
 
 
+Scaling = Literal["AREA", "FAST_BILINEAR"]
+"""How FFmpeg makes pictures smaller: `FAST_BILINEAR` skips pixels, so that fine patterns turn into coarse ones."""
+Pixels = NDArray[Any]
+"""HxWx3 RGB as it is stored: uint8, or uint16 where the dynamic range is high."""
+
+
 def upright_rgb(
-    frame: VideoFrame, height_px: int, width_px: int, rotation_deg: int
+    frame: VideoFrame,
+    height_px: int,
+    width_px: int,
+    rotation_deg: int,
+    scaling: Scaling = "AREA",
 ) -> NDArray[np.uint8]:
-    """A frame as HxWx3 RGB at this display size, turned upright."""
+    """A frame as HxWx3 RGB for an ordinary screen at this display size, turned upright."""
+    return for_screen(upright_pixels(frame, height_px, width_px, rotation_deg, scaling), frame)
+
+
+def upright_pixels(
+    frame: VideoFrame,
+    height_px: int,
+    width_px: int,
+    rotation_deg: int,
+    scaling: Scaling = "AREA",
+) -> Pixels:
+    """A frame at this display size, turned upright; not yet for an ordinary screen."""
     if rotation_deg % 180:
         height_px, width_px = width_px, height_px
+    has_wide_range = is_hdr(int(frame.color_trc))
     image = frame.to_ndarray(
-        format="rgb24", width=width_px, height=height_px, interpolation="FAST_BILINEAR"
-    ).astype(np.uint8, copy=False)
+        format="rgb48le" if has_wide_range else "rgb24",
+        # One that does not name its matrix would be taken for one of standard definition.
+        src_colorspace=Colorspace.BT2020
+        if has_wide_range and frame.colorspace == _UNNAMED
+        else None,
+        width=width_px,
+        height=height_px,
+        interpolation=scaling,
+    )
     # FFmpeg's angle is counter-clockwise; so is numpy's.
     return np.ascontiguousarray(np.rot90(image, k=rotation_deg // 90 % 4))
+
+
+def for_screen(pixels: Pixels, frame: VideoFrame) -> NDArray[np.uint8]:
+    """Pixels of this frame as HxWx3 RGB for an ordinary screen."""
+    transfer = int(frame.color_trc)
+    if is_hdr(transfer):
+        return tone_mapped(pixels.astype(np.uint16, copy=False), transfer)
+    return pixels.astype(np.uint8, copy=False)
 
 
 def encode_jpeg(image_rgb: NDArray[np.uint8], quality: int = 88) -> bytes:

@@ -7,20 +7,25 @@ import av
 import cv2
 import numpy as np
 from av.error import FFmpegError
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
+from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 from numpy.typing import NDArray
 
+from data_engine import hdr
 from data_engine.buckets import encoded_size
 from data_engine.config import ShardConfig
-from data_engine.container import upright_rgb
+from data_engine.container import for_screen, upright_pixels, upright_rgb
 from data_engine.decode import decode_span
 from data_engine.errors import DecodeError
 from data_engine.schema import ClipRecord
 from data_engine.stream_copy import copy_clip
 
-ENCODER_VERSION = "x264-veryfast-v3"
+ENCODER_VERSION = f"x264-veryfast-v4+{hdr.BACKEND}"
 """Changes with everything below that changes the bytes of a clip."""
 
+# The matrix of ITU-R BT.601, as ITU-T H.273 counts them.
+_SMPTE170M = 6
 # Fine enough for every frame rate in use, and what MPEG has always used.
 _TIME_BASE = Fraction(1, 90_000)
 # One thread: the bytes do not depend on the number of cores. SSE4.2: the same bytes on every x86 machine; with AVX-512
@@ -54,6 +59,7 @@ def encode_clip(
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width_px, height_px, "yuv420p"
         stream.codec_context.time_base = _TIME_BASE
+        _name_colours(stream.codec_context)
         stream.codec_context.gop_size = max(1, round(record.fps))
         for frame, time_s in decode_span(location, record.start_s, record.end_s, num_threads):
             try:
@@ -73,6 +79,14 @@ def encode_clip(
     return output.getvalue()
 
 
+def _name_colours(context: VideoCodecContext) -> None:
+    """What comes out of RGB here, said in the file, so that no player has to guess it from the size."""
+    context.color_primaries = ColorPrimaries.BT709
+    context.color_trc = ColorTrc.BT709
+    context.colorspace = _SMPTE170M
+    context.color_range = ColorRange.MPEG
+
+
 def _picture(
     frame: VideoFrame, record: ClipRecord, height_px: int, width_px: int
 ) -> NDArray[np.uint8]:
@@ -81,9 +95,9 @@ def _picture(
     if crop is None:
         return upright_rgb(frame, height_px, width_px, frame.rotation)
     # Cut before it is scaled: afterwards the edge would lie within a pixel.
-    whole = upright_rgb(frame, record.height_px, record.width_px, frame.rotation)
+    whole = upright_pixels(frame, record.height_px, record.width_px, frame.rotation)
     inside = whole[
         crop.top_px : crop.top_px + crop.height_px, crop.left_px : crop.left_px + crop.width_px
     ]
     scaled = cv2.resize(inside, (width_px, height_px), interpolation=cv2.INTER_AREA)
-    return scaled.astype(np.uint8, copy=False)
+    return for_screen(scaled, frame)

@@ -70,6 +70,8 @@ class Observed:
     """N x 576; no rows if the configuration looks for no shots."""
     candidates: tuple[int, ...]
     """Frames that may be the first after a cut."""
+    damaged: tuple[int, ...]
+    """Frames that do not show what the source once held."""
     samples: tuple[Sample, ...]
     flows: tuple[FlowSample, ...]
 
@@ -118,6 +120,7 @@ class Observer:
         self._luminances: list[float] = []
         self._thumbnails: list[NDArray[np.uint8]] = []
         self._candidates: list[int] = []
+        self._damaged: list[int] = []
         self._samples: list[Sample] = []
         self._flows: list[FlowSample] = []
         self._flow_starts: deque[tuple[float, NDArray[np.uint8]]] = deque()
@@ -141,7 +144,9 @@ class Observer:
         self._num_before += 1
         self._last_cell = self._cell(time_s)
 
-    def add(self, frame: VideoFrame, time_s: float) -> None:
+    def add(self, frame: VideoFrame, time_s: float, *, is_damaged: bool = False) -> None:
+        if is_damaged:
+            self._damaged.append(len(self._times_s))
         small_rgb = self._see(frame)
         self._times_s.append(time_s)
         if self._has_shots:
@@ -176,13 +181,15 @@ class Observer:
             luminances=np.array(self._luminances, np.float64),
             thumbnails=np.array(self._thumbnails, np.uint8).reshape(-1, width_px * height_px),
             candidates=tuple(c for c in self._candidates if 0 <= c < num_frames),
+            damaged=tuple(self._damaged),
             samples=tuple(self._samples),
             flows=tuple(self._flows),
         )
 
     def _see(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """The frame as HxWx3 RGB at the size for analysis, after the detector has seen it."""
-        small_rgb = upright_rgb(frame, *self._analysis_size, self._rotation_deg)
+        # Cuts and flow need no clean picture, and this is of every frame.
+        small_rgb = upright_rgb(frame, *self._analysis_size, self._rotation_deg, "FAST_BILINEAR")
         cuts = self._proposer.add(_bgr(small_rgb))
         self._candidates += [cut - self._num_before for cut in cuts]
         return small_rgb

@@ -28,7 +28,7 @@ from av.video.stream import VideoStream
 from data_engine.clips import CutSource, Similarity, clips_of
 from data_engine.config import DecodeConfig, ShotConfig
 from data_engine.container import open_video
-from data_engine.decode import FramesInOrder, TimedFrame, is_new_second
+from data_engine.decode import FramesInOrder, TimedFrame, check_damage, is_new_second
 from data_engine.errors import IndivisibleError
 from data_engine.letterbox import Margins
 from data_engine.observing import FlowSample, Observed, Observer, Picture, Sample
@@ -144,6 +144,7 @@ class PartFolder:
             luminances=observed.luminances,
             thumbnails=observed.thumbnails,
             candidates=np.array(observed.candidates, np.int64),
+            damaged=np.array(observed.damaged, np.int64),
         )
         facts = {
             "seams": asdict(seams),
@@ -205,8 +206,10 @@ def decode_part(
         with Observer(source, shots, decode, inside) as observer:
             way = _way_to(container, stream, start_s, part.length_s, show)
             seams = _observe(observer, way, end_s, show)
-            if way.num_bad():
-                raise IndivisibleError(f"timestamps of part {part.number} are out of order")
+            if way.num_bad() or way.num_lost():
+                raise IndivisibleError(
+                    f"timestamps of part {part.number} are out of order, or data are missing"
+                )
             observed = observer.observed()
         folder.save(part.number, observed, seams)
 
@@ -221,7 +224,7 @@ def _observe(
         on_time(timed.time_s)
         if timed.time_s < end_s:
             first, last = first or timed, timed
-            observer.add(timed.frame, timed.time_s)
+            observer.add(timed.frame, timed.time_s, is_damaged=timed.is_damaged)
             continue
         after = after or timed
         if not observer.add_after(timed.frame, timed.time_s):
@@ -242,7 +245,7 @@ def join_parts(
 
     Raises:
         IndivisibleError: neighbours do not agree on the frames where they meet.
-        DecodeError: the source has no frames.
+        DecodeError: the source has no frames, or most of them are damaged.
     """
     runs, seams = folder.load()
     for number, (one, following) in enumerate(pairwise(seams)):
@@ -250,6 +253,7 @@ def join_parts(
             raise IndivisibleError(
                 f"parts {number} and {number + 1} disagree on the frames where they meet"
             )
+    check_damage(sum(len(run.damaged) for run in runs), sum(len(run.times_s) for run in runs))
     return clips_of(source, shots, decode, runs, still_alive, similarity)
 
 
@@ -265,6 +269,10 @@ class _Way:
     def num_bad(self) -> int:
         """Frames without a usable time since the part began. Those before are the business of the part before."""
         return self._ordered.num_bad - self._num_bad_before
+
+    def num_lost(self) -> int:
+        """Packets that no decoder can make anything of, those before the part included."""
+        return self._ordered.num_lost
 
 
 def _way_to(
@@ -344,6 +352,7 @@ def _observed(folder: Path, found: dict[str, Any]) -> Observed:
             luminances=arrays["luminances"],
             thumbnails=arrays["thumbnails"],
             candidates=tuple(arrays["candidates"].tolist()),
+            damaged=tuple(arrays["damaged"].tolist()),
             samples=tuple(_sample(**sample) for sample in found["samples"]),
             flows=tuple(
                 FlowSample(flow["from_s"], flow["to_s"], Flow(**flow["flow"]))

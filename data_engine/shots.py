@@ -18,7 +18,7 @@ from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
 from data_engine.config import ShotConfig
 from data_engine.network_frames import check_installed, network_frame
-from data_engine.transitions import Transition, TransitionFinder, join
+from data_engine.transitions import Transition, TransitionFinder, join, runs_of
 
 # The adaptive detector's own limit on the absolute change of a cut, 15 by default, misses cuts between pictures of
 # like colours. What a lower one lets in besides, the check of each cut turns down.
@@ -87,22 +87,32 @@ class SeenFrames:
     """Cuts that `CutProposer` proposed."""
     network_frames: Iterable[bytes]
     """Of `CutProposer.network_frame`; read once, and only if there is a network."""
+    damaged: Sequence[int] = ()
+    """Frames that do not show what the source once held."""
 
 
 def find_transitions(seen: SeenFrames, fps: float, config: ShotConfig) -> list[Transition]:
-    """Cuts, fades and dissolves in order; runs of frames too short for a shot are part of them."""
-    if config.detector == "none" or seen.num_frames == 0:
-        return []
+    """Cuts, fades, dissolves and damage in order; runs of frames too short for a shot are part of them."""
+    found = [] if config.detector == "none" or not seen.num_frames else _found(seen, fps, config)
+    if seen.damaged:
+        cuts = [transition.first for transition in found if transition.kind == "cut"]
+        gradual = [transition for transition in found if transition.kind != "cut"]
+        is_damaged = np.zeros(seen.num_frames, np.bool_)
+        is_damaged[list(seen.damaged)] = True
+        damage = [Transition("damage", *run) for run in runs_of(is_damaged)]
+        found = join([*gradual, *damage], cuts)
+    return _without_tiny_shots(found, seen.num_frames, config.min_shot_s * fps)
+
+
+def _found(seen: SeenFrames, fps: float, config: ShotConfig) -> list[Transition]:
     finder = TransitionFinder(seen.thumbnails, fps, config)
     if config.detector == "transnetv2":
         # Here, because it loads torch, which no other detector needs.
         from data_engine.transnet import find_with_network
 
         cuts, gradual = find_with_network(seen.network_frames, config.transnetv2_threshold)
-        found = join([*gradual, *finder.fades(cuts)], cuts)
-    else:
-        found = finder.find(seen.candidates)
-    return _without_tiny_shots(found, seen.num_frames, config.min_shot_s * fps)
+        return join([*gradual, *finder.fades(cuts)], cuts)
+    return finder.find(seen.candidates)
 
 
 def stitch(

@@ -11,6 +11,7 @@ from av.video.stream import VideoStream
 
 from data_engine.container import open_video
 from data_engine.errors import DecodeError
+from data_engine.hdr import is_hdr
 from data_engine.schema import ClipRecord
 
 
@@ -18,7 +19,7 @@ def copy_clip(record: ClipRecord, location: str, size_px: tuple[int, int]) -> by
     """An MP4 with the frames of the clip, the first at time 0; None where only encoding gives that.
 
     `size_px` is the height and width that the clip is to have. The source must be H.264 as the encoder writes it (8 bits,
-    4:2:0, square pixels, upright, no bars); the clip must begin with a key frame, and no frame within it may need one
+    4:2:0, square pixels, upright, no bars, no high dynamic range); the clip must begin with a key frame, and no frame within it may need one
     outside.
 
     Raises:
@@ -42,6 +43,8 @@ def _packets_of(
 ) -> "list[Packet[VideoStream]] | None":
     context, tick_s = stream.codec_context, stream.time_base
     is_as_encoded = (context.name, context.pix_fmt) == ("h264", "yuv420p")
+    if is_hdr(int(context.color_trc)):
+        return None
     if not is_as_encoded or (stream.height, stream.width) != (record.height_px, record.width_px):
         return None
     assert tick_s is not None, "a stream that was probed has a time base"

@@ -17,7 +17,7 @@ from data_engine.dissolves import DissolveFinder
 from data_engine.steadiness import frames_still_mixed
 from data_engine.thumbnails import correlation, distances, floats, mean_and_contrast, steps_between
 
-Kind = Literal["cut", "fade", "dissolve"]
+Kind = Literal["cut", "fade", "dissolve", "damage"]
 
 # Cuts. A jump stands out of the changes around it by this factor; what moves fast does not, nor do repeated frames.
 _NEIGHBOURHOOD_S = 0.2
