@@ -56,11 +56,16 @@ def generate(
     ] = None,
     stage: Annotated[
         str | None,
-        typer.Option("--stage", help="A finished stage, if not the last that can do it."),
+        typer.Option(
+            "--stage",
+            help="If not the last finished one that can do it; one that still trains needs --checkpoint.",
+        ),
     ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option("--checkpoint", help="Of that stage, such as step-000100, if not its last."),
+        typer.Option(
+            "--checkpoint", help="Of that stage, such as step-000100, or latest; if not its last."
+        ),
     ] = None,
     negative_prompt: Annotated[str, typer.Option("--negative-prompt")] = "",
     cut_prompt: Annotated[
@@ -94,6 +99,14 @@ def generate(
     strict_join: Annotated[
         bool, typer.Option("--strict-join", help="Of a long video: show each key frame once.")
     ] = False,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size",
+            min=1,
+            help="Clips of --prompts that are sampled at once, for a GPU; the last bits may differ from one by one.",
+        ),
+    ] = 1,
     num_workers: Annotated[
         int, typer.Option("--num-workers", min=0, help="Processes for --prompts; 0: this one.")
     ] = 0,
@@ -133,10 +146,10 @@ def generate(
         if prompt or class_name or image or video:
             raise typer.BadParameter("with --prompts, what is shown and given stands in the file")
         ray = (num_workers, num_gpus, ray_address)
-        _generate_many(run, out, (prompts, request), video_format or "mp4", ray)
+        _generate_many(run, out, (prompts, request), video_format or "mp4", batch_size, ray)
         return
-    if num_workers or num_gpus:
-        raise typer.BadParameter("--num-workers and --num-gpus are for --prompts")
+    if num_workers or num_gpus or batch_size > 1:
+        raise typer.BadParameter("--num-workers, --num-gpus and --batch-size are for --prompts")
     if video_format is not None and out.suffix != f".{video_format}":
         raise typer.BadParameter(f"--out {out} does not end in .{video_format}")
     _generate_one(run, request, out)
@@ -148,8 +161,8 @@ def _generate_one(run: Path, request: "GenerateRequest", out: Path) -> None:
 
     opened = OpenRun(run)
     plan = opened.plan(request, out)
-    if plan.note is not None:
-        _say(plan.note)
+    for note in plan.notes:
+        _say(note)
     with progress_reporter(console) as reporter:
 
         def show(done: int, total: int) -> None:
@@ -164,6 +177,7 @@ def _generate_many(
     out: Path,
     asked: "tuple[Path, GenerateRequest]",
     video_format: Literal["mp4", "gif", "png"],
+    batch_size: int,
     ray: tuple[int, float, str],
 ) -> None:
     """A video for each line of a file; `ray` is the number of workers, what each holds of a GPU, and the cluster."""
@@ -197,9 +211,18 @@ def _generate_many(
             with ray_session(ray_address):
                 from training.generate_launch import make_on_workers
 
-                take(make_on_workers(run, todo, num_workers, num_gpus=num_gpus, on_step=show))
+                take(
+                    make_on_workers(
+                        run,
+                        todo,
+                        num_workers,
+                        num_gpus=num_gpus,
+                        batch_size=batch_size,
+                        on_step=show,
+                    )
+                )
         else:
-            take(make_in_turn(opened, todo, show))
+            take(make_in_turn(opened, todo, show, batch_size))
     order = {job.out: place for place, job in enumerate(jobs)}
     made.sort(key=lambda result: order[result.video])
     if made:

@@ -1,13 +1,13 @@
-"""One finished stage of a run, loaded once, that makes clips from a prompt and from frames that are given."""
+"""One stage of a run, loaded once, that makes clips from a prompt and from frames that are given."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from modeling.conditioning import Conditions, TextFeatures
+from modeling.conditioning import Conditions, TextFeatures, concatenate_conditions
 from modeling.config import GuidanceConfig, SamplerConfig
 from modeling.frames import psnr
 from modeling.sampler import SamplingTask, sample
@@ -17,7 +17,7 @@ from training.config import LATENT_DOWNSAMPLING, TrainConfig
 from training.encoders import FrozenEncoders, micro_conditions
 from training.errors import GenerateError
 from training.randomness import derive_seed, generator_at
-from training.run_directory import RunDirectory, StageResult
+from training.run_directory import RunDirectory, StageModel
 from training.trained_shapes import TrainedShape
 
 IDENTICAL_PSNR_DB = 100.0
@@ -42,6 +42,12 @@ class ClipRequest:
     sampler: SamplerConfig
     guidance: GuidanceConfig
 
+    @property
+    def kind(self) -> Hashable:
+        """Equal for clips that can be sampled in one batch."""
+        given, settings = tuple(sorted(self.given)), (self.sampler, self.guidance)
+        return self.shape, given, settings, self.negative_prompt, self.cut_prompt
+
 
 @dataclass(frozen=True)
 class SampledClip:
@@ -64,7 +70,7 @@ class ClipSampler:
         self,
         config: TrainConfig,
         run: RunDirectory,
-        stage: StageResult,
+        stage: StageModel,
         encoders: FrozenEncoders,
         device: torch.device,
     ) -> None:
@@ -82,57 +88,93 @@ class ClipSampler:
         """On the CPU the same request gives the same frames. `on_step` gets (steps done, steps in all).
 
         Raises:
-            GenerateError: a text is too long, or there is too little memory.
+            GenerateError: a text is too long, there is too little memory, or the result holds no finite numbers.
         """
-        text = self._text(request.prompt, request)
+        return self.sample_together([request], on_step)[0]
+
+    def sample_together(
+        self, requests: Sequence[ClipRequest], on_step: StepCallback | None = None
+    ) -> list[SampledClip]:
+        """One batch of clips of equal `kind`, in their order; each has the noise that it would have alone.
+
+        Raises:
+            GenerateError: as `sample`.
+        """
+        first, texts = requests[0], [self.text_of(request) for request in requests]
+        assert all(request.kind == first.kind for request in requests)
         null_text = self._encoders.null_text.to(self._device)
-        if request.negative_prompt:
-            null_text = self._text(request.negative_prompt, request)
+        if first.negative_prompt:
+            null_text = self._text(first.negative_prompt, cut=first.cut_prompt)
         advice = (
             "close other programs that use it, ask for fewer frames or a smaller size that was trained, take another "
             "stage, or (on a GPU) hide it with CUDA_VISIBLE_DEVICES="
         )
-        with memory_advice(str(request.shape), advice):
-            return self._sample(request, text, null_text, on_step)
+        what = str(first.shape)
+        if len(requests) > 1:
+            what, advice = (
+                f"{len(requests)} clips of {what}",
+                f"take a smaller --batch-size, {advice}",
+            )
+        with memory_advice(what, advice):
+            return self._sample(requests, texts, null_text, on_step)
+
+    def text_of(self, request: ClipRequest) -> TextFeatures:
+        """The encoded prompt.
+
+        Raises:
+            GenerateError: it is too long.
+        """
+        return self._text(request.prompt, cut=request.cut_prompt)
 
     def _sample(
         self,
-        request: ClipRequest,
-        text: TextFeatures,
+        requests: Sequence[ClipRequest],
+        texts: Sequence[TextFeatures],
         null_text: TextFeatures,
         on_step: StepCallback | None,
-    ) -> SampledClip:
-        places = sorted(request.given)
+    ) -> list[SampledClip]:
+        first = requests[0]
+        places = sorted(first.given)
         given = None
         if places:
-            frames = torch.stack([request.given[place] for place in places])[None]
-            given = self._encoders.autoencoder.encode(frames.to(self._device))
-        conditions = self._conditions(request.shape, text, places, given)
-        noise = torch.randn(
-            conditions.given_latents_BCFHW.shape, generator=generator_at(request.seed, "sample")
+            clips = [torch.stack([one.given[place] for place in places]) for one in requests]
+            given = self._encoders.autoencoder.encode(torch.stack(clips).to(self._device))
+        conditions = concatenate_conditions(
+            [
+                self._conditions(first.shape, text, places, None if given is None else given[[row]])
+                for row, text in enumerate(texts)
+            ]
         )
+        shape = conditions.given_latents_BCFHW.shape[1:]
+        noise = [torch.randn(shape, generator=generator_at(one.seed, "sample")) for one in requests]
         task = SamplingTask(
             model=self._model,
             conditions=conditions.to(self._device),
             null_text=null_text,
-            noise_BCFHW=noise.to(self._device),
-            sampler=request.sampler,
-            guidance=request.guidance,
+            noise_BCFHW=torch.stack(noise).to(self._device),
+            sampler=first.sampler,
+            guidance=first.guidance,
             contract=self._model.config.contract,
         )
-        of_solver = torch.Generator(self._device).manual_seed(derive_seed(request.seed, "solver"))
+        of_solver = torch.Generator(self._device).manual_seed(derive_seed(first.seed, "solver"))
         latents = sample(task, of_solver, on_step)
+        if not bool(latents.isfinite().all()):
+            raise GenerateError(
+                "sampling ended in values that are no finite numbers; take a smaller guidance scale, or another checkpoint"
+            )
         frames_BFHWC = self._encoders.autoencoder.decode(latents).cpu()
-        psnr_db = None
-        if given is not None:
-            reconstruction = self._encoders.autoencoder.decode(given).cpu()
-            psnr_db = min(psnr(frames_BFHWC[:, places], reconstruction), IDENTICAL_PSNR_DB)
-        return SampledClip(frames_BFHWC[0], psnr_db)
+        if given is None:
+            return [SampledClip(frames_FHWC, None) for frames_FHWC in frames_BFHWC]
+        known_BFHWC = self._encoders.autoencoder.decode(given).cpu()
+        return [
+            SampledClip(made, min(psnr(made[places], known), IDENTICAL_PSNR_DB))
+            for made, known in zip(frames_BFHWC, known_BFHWC, strict=True)
+        ]
 
-    def _text(self, prompt: str, request: ClipRequest) -> TextFeatures:
+    def _text(self, prompt: str, *, cut: bool) -> TextFeatures:
         encoder = self._encoders.text
         num_tokens = encoder.num_tokens(prompt)
-        if num_tokens > encoder.max_text_tokens and not request.cut_prompt:
+        if num_tokens > encoder.max_text_tokens and not cut:
             raise GenerateError(
                 f"the prompt '{prompt[:40]}...' has {num_tokens} tokens, text encoder {encoder.name} reads "
                 f"{encoder.max_text_tokens}; shorten it, or have it cut as captions are in training (--cut-prompt)"
@@ -178,8 +220,8 @@ def memory_advice(what: str, advice: str) -> Generator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise GenerateError(f"the GPU has too little memory for {what}; {advice}") from error
-    except RuntimeError as error:
-        # The CPU has no class of its own for this.
-        if "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        # On the CPU torch has no class of its own for this.
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
             raise
         raise GenerateError(f"this machine has too little memory for {what}; {advice}") from error

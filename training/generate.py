@@ -1,24 +1,25 @@
 """A prompt, and perhaps an image or a video, to a video file, from the averaged weights of a run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from modeling.config import GuidanceConfig, SamplerConfig
-from modeling.settings import given_positions
 from training.checkpoint import STATE_NAME, file_sha256
-from training.clip_sampler import ClipRequest, ClipSampler, SampledClip, memory_advice
+from training.clip_sampler import (
+    ClipRequest,
+    ClipSampler,
+    SampledClip,
+    StepCallback,
+    memory_advice,
+)
 from training.config import TrainConfig
 from training.encoders import FrozenEncoders, load_encoders
 from training.errors import GenerateError
 from training.generate_request import (
-    GIVEN,
     GenerateRequest,
     GenerateTask,
-    finished_stage,
     prompt_of,
     settings_of,
     task_of,
@@ -30,10 +31,12 @@ from training.generated_files import (
     sheet_of,
     write_result,
 )
-from training.given_inputs import read_image, read_video
+from training.given_inputs import read_given
 from training.long_video import long_frame_count, sample_long, widest_stage
-from training.run_directory import RunDirectory, StageResult
-from training.trained_shapes import TrainedShape, explain_shape, nearest_shape
+from training.run_directory import RunDirectory, StageModel
+from training.stage_choice import chosen_model, finished_stage
+from training.trained_shapes import TrainedShape, explain_shape, nearest_shape, trained_shapes
+from training.upsampling import sample_upsampled
 
 __all__ = [
     "GenerateRequest",
@@ -56,15 +59,21 @@ class Plan:
     request: GenerateRequest
     result: GenerateResult
     """As it will be; what is known only afterwards is None."""
-    stage: StageResult
-    shape: TrainedShape
-    gaps: tuple[StageResult, TrainedShape] | None
+    model: StageModel
+    asked: ClipRequest
+    """Of the one clip, of the key frames of a long video, or with all frames that are given to be upsampled."""
+    gaps: tuple[StageModel, TrainedShape] | None
     """What fills a long video."""
-    given: Mapping[int, Tensor]
-    sampler: SamplerConfig
-    guidance: GuidanceConfig
-    note: str | None
-    """One line for the user, where the trained shape is not the one that was asked for."""
+    notes: tuple[str, ...]
+    """Lines for the user: what is made otherwise than asked for, or of what is given is left out."""
+
+    @property
+    def kind(self) -> Hashable | None:
+        """Equal for plans that can be made together; None for one of several clips, or with noise in every step."""
+        whole = self.result.num_frames == self.asked.shape.num_frames
+        if self.gaps is not None or not whole or self.asked.sampler.process == "sde":
+            return None
+        return self.model.checkpoint, self.asked.kind
 
 
 class OpenRun:
@@ -95,26 +104,26 @@ class OpenRun:
         config, task = self.config, task_of(self.config, request)
         prompt = prompt_of(config, request, task)
         sampler, guidance = settings_of(config, request)
-        stage = self._stage(request, task)
+        model = self._model(request, task)
         wanted = request.wanted_shape
-        shape = nearest_shape(config, stage.stage, wanted)
-        gaps = self._gaps(shape, stage) if task == "long" else None
-        given, fps = _given(config, (stage, shape), task, request)
-        num_frames = shape.num_frames
+        shape = nearest_shape(config, model.stage, wanted)
+        given = read_given(config, (model, shape), task, request)
+        gaps = self._gaps(shape, model) if task == "long" else None
+        fps, num_frames = given.fps, given.num_frames
         if gaps is not None:
             fps = gaps[0].playback_fps
             num_frames = long_frame_count(
                 num_frames, gaps[1].num_frames, strict_join=request.strict_join
             )
-        stages = [stage] if gaps is None else [stage, gaps[0]]
+        models = [model] if gaps is None else [model, gaps[0]]
         source = request.image or request.video
         result = GenerateResult(
             task=task,
             video=out,
             contact_sheet=sheet_of(out),
             model=config.name,
-            stage=", ".join(part.stage for part in stages),
-            checkpoint=", ".join(Path(part.checkpoint).name for part in stages),
+            stage=", ".join(part.stage for part in models),
+            checkpoint=", ".join(Path(part.checkpoint).name for part in models),
             height_px=shape.height_px,
             width_px=shape.width_px,
             num_frames=num_frames,
@@ -124,7 +133,7 @@ class OpenRun:
             cut_prompt=request.cut_prompt,
             given=source,
             given_sha256=None if source is None else file_sha256(source),
-            weights_sha256=", ".join(self._weights_sha256(part) for part in stages),
+            weights_sha256=", ".join(self._weights_sha256(part) for part in models),
             seed=request.seed,
             solver=sampler.solver,
             num_sampling_steps=sampler.num_sampling_steps,
@@ -133,19 +142,27 @@ class OpenRun:
             image_guidance_scale=guidance.image_scale if guidance.scheme == "separate" else None,
             given_psnr_db=None,
         )
+        asked = ClipRequest(
+            prompt=prompt,
+            negative_prompt=request.negative_prompt,
+            cut_prompt=request.cut_prompt,
+            shape=shape,
+            given=given.frames,
+            seed=request.seed,
+            sampler=sampler,
+            guidance=guidance,
+        )
+        notes = (explain_shape(config, model.stage, wanted, shape), given.note)
         return Plan(
             request=request,
             result=result,
-            stage=stage,
-            shape=shape,
+            model=model,
+            asked=asked,
             gaps=gaps,
-            given=given,
-            sampler=sampler,
-            guidance=guidance,
-            note=explain_shape(config, stage.stage, wanted, shape),
+            notes=tuple(note for note in notes if note is not None),
         )
 
-    def make(self, plan: Plan, on_step: Callable[[int, int], None] | None = None) -> GenerateResult:
+    def make(self, plan: Plan, on_step: StepCallback | None = None) -> GenerateResult:
         """Sample what was planned and write its files. On the CPU the same plan gives the same frames, with the same
         number of threads. `on_step` gets (steps done, steps in all).
 
@@ -153,77 +170,87 @@ class OpenRun:
             GenerateError: a text is too long, or there is too little memory.
             CheckpointError: the checkpoint is damaged.
         """
-        asked = ClipRequest(
-            prompt=plan.result.prompt,
-            negative_prompt=plan.request.negative_prompt,
-            cut_prompt=plan.request.cut_prompt,
-            shape=plan.shape,
-            given=plan.given,
-            seed=plan.request.seed,
-            sampler=plan.sampler,
-            guidance=plan.guidance,
-        )
-        clip = self._sample(plan, asked, on_step)
-        result = replace(plan.result, given_psnr_db=clip.given_psnr_db)
-        write_result(result, clip.frames_FHWC)
-        return result
+        return _write(plan, self.sample(plan, on_step))
 
-    def _sample(
-        self, plan: Plan, asked: ClipRequest, on_step: Callable[[int, int], None] | None
-    ) -> SampledClip:
-        if plan.gaps is None:
-            return self._sampler(plan.stage).sample(asked, on_step)
-        stage, shape = plan.gaps
-        samplers = (self._sampler(plan.stage), self._sampler(stage))
-        return sample_long(
-            samplers, asked, shape, strict_join=plan.request.strict_join, on_step=on_step
-        )
+    def make_together(
+        self, plans: Sequence[Plan], on_step: StepCallback | None = None
+    ) -> list[GenerateResult]:
+        """Sample plans of one `kind` in one batch and write their files. The last bits may be others than by `make`, which
+        makes one plan, and plans of several kinds.
 
-    def _stage(self, request: GenerateRequest, task: GenerateTask) -> StageResult:
-        name = request.stage
+        Raises:
+            GenerateError, CheckpointError: as `make`.
+        """
+        kinds = {plan.kind for plan in plans}
+        if len(plans) == 1 or len(kinds) > 1 or None in kinds:
+            return [self.make(plan, on_step) for plan in plans]
+        clips = self._sampler(plans[0].model).sample_together(
+            [plan.asked for plan in plans], on_step
+        )
+        return [_write(plan, clip) for plan, clip in zip(plans, clips, strict=True)]
+
+    def sample(self, plan: Plan, on_step: StepCallback | None = None) -> SampledClip:
+        """The frames of `make`, which are not written.
+
+        Raises:
+            GenerateError, CheckpointError: as `make`.
+        """
+        sampler = self._sampler(plan.model)
+        if plan.gaps is not None:
+            return sample_long(
+                (sampler, self._sampler(plan.gaps[0])),
+                plan.asked,
+                plan.gaps[1],
+                strict_join=plan.request.strict_join,
+                on_step=on_step,
+            )
+        if plan.result.task == "upsampling":
+            return sample_upsampled(sampler, plan.asked, on_step)
+        return sampler.sample(plan.asked, on_step)
+
+    def check_text(self, plan: Plan) -> None:
+        """Raises:
+        GenerateError: the prompt is too long for the text encoder.
+        """
+        self._sampler(plan.model).text_of(plan.asked)
+
+    def _model(self, request: GenerateRequest, task: GenerateTask) -> StageModel:
+        stage = request.stage
         if task == "long":
-            name = name or widest_stage(self.config, self.run)
+            stage = stage or widest_stage(self.config, self.run)
             task = "t2v" if request.image is None else "ti2v"
-        stage = finished_stage(self.config, self.run, task, name)
-        if request.checkpoint is None:
-            return stage
-        folder = self.run.stage(stage.stage).checkpoints
-        known = sorted(path.name for path in folder.glob("step-*"))
-        if request.checkpoint not in known:
-            raise GenerateError(
-                f"stage {stage.stage} has no checkpoint {request.checkpoint}; it has {', '.join(known) or 'none'}"
-            )
-        checkpoint = (folder / request.checkpoint).relative_to(self.run.path)
-        return replace(stage, checkpoint=str(checkpoint))
+        return chosen_model(self.config, self.run, task, stage, request.checkpoint)
 
-    def _gaps(self, keys: TrainedShape, stage: StageResult) -> tuple[StageResult, TrainedShape]:
+    def _gaps(self, keys: TrainedShape, model: StageModel) -> tuple[StageModel, TrainedShape]:
         gaps = finished_stage(self.config, self.run, "interpolation")
-        height_px, width_px = self.config.data_of(gaps.stage).sizes[0]
-        if (keys.height_px, keys.width_px) != (height_px, width_px):
-            raise GenerateError(
-                f"stage {stage.stage} makes frames of {keys.height_px}x{keys.width_px} px and {gaps.stage} of "
-                f"{height_px}x{width_px}; both must be of one size"
-            )
-        return gaps, TrainedShape(height_px, width_px, self.config.stages[gaps.stage].num_frames)
+        shapes = trained_shapes(self.config, gaps.stage)
+        for shape in shapes:
+            if (shape.height_px, shape.width_px) == (keys.height_px, keys.width_px):
+                return gaps, shape
+        sizes = dict.fromkeys(f"{shape.height_px}x{shape.width_px}" for shape in shapes)
+        raise GenerateError(
+            f"stage {model.stage} makes frames of {keys.height_px}x{keys.width_px} px and {gaps.stage} of "
+            f"{', '.join(sizes)}; both must be of one size, so name one with --height and --width"
+        )
 
-    def _sampler(self, stage: StageResult) -> ClipSampler:
+    def _sampler(self, model: StageModel) -> ClipSampler:
         if self._encoders is None:
             with memory_advice("the encoders", "hide the GPU with CUDA_VISIBLE_DEVICES="):
                 self._encoders = load_encoders(self.config, self.run.autoencoder, self._device)
-        loaded = self._samplers.pop(stage.checkpoint, None)
+        loaded = self._samplers.pop(model.checkpoint, None)
         if loaded is None:
             # The one that was used least lately makes room before another is loaded.
             while len(self._samplers) >= MAX_LOADED_STAGES:
                 self._samplers.pop(next(iter(self._samplers)))
-            loaded = ClipSampler(self.config, self.run, stage, self._encoders, self._device)
-        self._samplers[stage.checkpoint] = loaded
+            loaded = ClipSampler(self.config, self.run, model, self._encoders, self._device)
+        self._samplers[model.checkpoint] = loaded
         return loaded
 
-    def _weights_sha256(self, stage: StageResult) -> str:
-        state = self.run.path / stage.checkpoint / STATE_NAME
+    def _weights_sha256(self, model: StageModel) -> str:
+        state = self.run.path / model.checkpoint / STATE_NAME
         if not state.exists():
             raise GenerateError(
-                f"{state.parent} holds no checkpoint of stage {stage.stage}; it was deleted or moved: restore it, or "
+                f"{state.parent} holds no checkpoint of stage {model.stage}; it was deleted or moved: restore it, or "
                 "name another with --stage or --checkpoint"
             )
         return file_sha256(state)
@@ -235,7 +262,7 @@ def generate(
     out_path: Path,
     *,
     reuse: bool = False,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: StepCallback | None = None,
 ) -> GenerateResult:
     """Write `out_path` (NAME.mp4, .gif or .png), and beside it NAME.frames.png, a contact sheet, and NAME.settings.json.
 
@@ -252,27 +279,7 @@ def generate(
     return opened.make(plan, on_step)
 
 
-def _given(
-    config: TrainConfig,
-    made_by: tuple[StageResult, TrainedShape],
-    task: GenerateTask,
-    request: GenerateRequest,
-) -> tuple[dict[int, Tensor], float]:
-    """The given frames by their place in the clip, and the frames a second of the result."""
-    stage, shape = made_by
-    size_px = (shape.height_px, shape.width_px)
-    if request.image is not None:
-        return {0: read_image(request.image, size_px)}, stage.playback_fps
-    if request.video is None:
-        return {}, stage.playback_fps
-    places = given_positions(GIVEN[task], shape.num_frames)
-    if task == "interpolation":
-        frames, _ = read_video(request.video, (0, -1), size_px)
-        return dict(zip(places, frames, strict=True)), stage.playback_fps
-    if task == "upsampling":
-        # The frames of the video become every second one of the result.
-        frames, fps = read_video(request.video, range(len(places)), size_px)
-        return dict(zip(places, frames, strict=True)), 2 * fps
-    stride = config.data_of(stage.stage).sampling_stride
-    frames, fps = read_video(request.video, [place * stride for place in places], size_px)
-    return dict(zip(places, frames, strict=True)), fps / stride
+def _write(plan: Plan, clip: SampledClip) -> GenerateResult:
+    result = replace(plan.result, given_psnr_db=clip.given_psnr_db)
+    write_result(result, clip.frames_FHWC)
+    return result

@@ -1,4 +1,4 @@
-"""The jobs of a file of prompts on several processes, as Ray actors: each holds the models and makes one video after the
+"""The jobs of a file of prompts on several processes, as Ray actors: each holds the models and makes one batch after the
 other. What a video looks like does not depend on who makes it."""
 
 from collections import deque
@@ -12,30 +12,30 @@ from ray.exceptions import RayError, RayTaskError
 
 from training.errors import GenerateError
 from training.generate import OpenRun
-from training.generate_many import Failure, Job, Made, OnStep, make_job
+from training.generate_many import Failure, Job, Made, OnStep, batches_of, make_batch
 
 CPUS_PER_WORKER = 0.9
 """Less than a whole one, of which something must be left for Ray's own tasks on a small machine."""
 MAX_ATTEMPTS = 3
-"""Of one job whose process died."""
+"""Of a batch whose process died."""
 _POLL_S = 0.5
 
 
 class _Maker:
-    """Two threads: one makes a video, the other tells how far it is."""
+    """Two threads: one makes videos, the other tells how far it is."""
 
     def __init__(self, run_dir: str) -> None:
         self._opened = OpenRun(Path(run_dir))
         self._progress = (0, 0)
 
-    def make(self, job: Job) -> Made:
+    def make(self, batch: Sequence[Job]) -> list[Made]:
         # A setting of the thread that calls it, so not in __init__.
         torch.set_num_threads(self._opened.config.threads_per_worker)
 
-        def show(_: str, done: int, total: int) -> None:
+        def show(done: int, total: int) -> None:
             self._progress = (done, total)
 
-        return make_job(self._opened, job, show)
+        return make_batch(self._opened, batch, show)
 
     def progress(self) -> tuple[int, int]:
         return self._progress
@@ -44,7 +44,7 @@ class _Maker:
 class _Busy(NamedTuple):
     slot: int
     maker: Any
-    job: Job
+    batch: Sequence[Job]
     attempt: int
 
 
@@ -54,9 +54,10 @@ def make_on_workers(
     num_workers: int,
     *,
     num_gpus: float = 0.0,
+    batch_size: int = 1,
     on_step: OnStep = lambda _n, _d, _t: None,
 ) -> Iterator[Made]:
-    """Make the jobs, each as soon as a process is free. Ray must be initialised; its nodes share the storage of the run.
+    """Make the jobs, in batches of one kind, each as soon as a process is free. Ray must be initialised; its nodes share the storage of the run.
 
     `num_gpus`: the share of a GPU that each process holds; with 0 they run on the CPU.
 
@@ -70,20 +71,22 @@ def make_on_workers(
         "max_concurrency": 2,
     }
     actor: Any = ray.remote(**options)(_Maker)
-    waiting = deque((job, 1) for job in jobs)
+    waiting: deque[tuple[Sequence[Job], int]] = deque(
+        (batch, 1) for batch in batches_of(jobs, batch_size)
+    )
     path = str(run_dir.resolve())
-    idle = {slot: actor.remote(path) for slot in range(1, min(num_workers, len(jobs)) + 1)}
+    idle = {slot: actor.remote(path) for slot in range(1, min(num_workers, len(waiting)) + 1)}
     busy: dict[Any, _Busy] = {}
     try:
         while waiting or busy:
             while waiting and idle:
-                (slot, maker), (job, attempt) = idle.popitem(), waiting.popleft()
-                busy[maker.make.remote(job)] = _Busy(slot, maker, job, attempt)
+                (slot, maker), (batch, attempt) = idle.popitem(), waiting.popleft()
+                busy[maker.make.remote(batch)] = _Busy(slot, maker, batch, attempt)
             done, _ = ray.wait(list(busy), timeout=_POLL_S)
             for reference in done:
-                slot, maker, job, attempt = busy.pop(reference)
+                slot, maker, batch, attempt = busy.pop(reference)
                 try:
-                    yield ray.get(reference)
+                    yield from ray.get(reference)
                     idle[slot] = maker
                 except RayTaskError:
                     raise
@@ -91,10 +94,10 @@ def make_on_workers(
                     # The process was killed, or its machine is gone.
                     idle[slot] = actor.remote(path)
                     if attempt < MAX_ATTEMPTS:
-                        waiting.append((job, attempt + 1))
+                        waiting.append((batch, attempt + 1))
                     else:
                         died = f"its process died {attempt} times ({_line_of(error)})"
-                        yield Failure(job.out, died)
+                        yield from [Failure(job.out, died) for job in batch]
             _tell(list(busy.values()), on_step)
     finally:
         for maker in [*idle.values(), *(one.maker for one in busy.values())]:

@@ -9,7 +9,6 @@ from modeling.config import GuidanceConfig, SamplerConfig
 from modeling.settings import GivenFrames
 from training.config import StageConfig, TrainConfig
 from training.errors import GenerateError
-from training.run_directory import RunDirectory, StageResult
 from training.trained_shapes import WantedShape
 
 GenerateTask = Literal[
@@ -33,6 +32,11 @@ GIVEN: dict[GenerateTask, GivenFrames] = {
 NUM_VIEWS = 7
 """The given view and the six others (STIV section 5, appendix J.3)."""
 
+SCALES = (0.0, 1e6)
+"""Of guidance; above it a network in float32 runs into infinities."""
+PLAYBACK_FPS = (0.1, 1000.0)
+"""What the formats can say."""
+
 GuidanceScheme = Literal["joint", "text", "separate", "none"]
 Solver = Literal["euler", "heun"]
 ConfigT = TypeVar("ConfigT", SamplerConfig, GuidanceConfig)
@@ -50,9 +54,9 @@ class GenerateRequest:
     task: GenerateTask | None = None
     """Follows from the inputs where it is left out: a video is predicted, an image is animated."""
     stage: str | None = None
-    """A finished stage; the last one that can do the task, if not named."""
+    """The last finished one that can do the task, if not named. One that still trains needs a checkpoint."""
     checkpoint: str | None = None
-    """Of that stage, such as `step-000100`; its last one, if not named."""
+    """Of that stage, such as `step-000100`, or `latest`; its last one, if not named."""
     negative_prompt: str = ""
     cut_prompt: bool = False
     """Cut a text that the text encoder cannot read to its end, as captions are cut in training. Otherwise refused."""
@@ -143,38 +147,6 @@ def prompt_of(config: TrainConfig, request: GenerateRequest, task: GenerateTask)
     return text
 
 
-def finished_stage(
-    config: TrainConfig, run: RunDirectory, task: GenerateTask, name: str | None = None
-) -> StageResult:
-    """The named stage, or the last finished one that was trained for the task.
-
-    Raises:
-        GenerateError: there is none; the message says what the run has.
-    """
-    if name is not None and name not in config.stages:
-        raise GenerateError(
-            f"{run.path} has no stage {name}; its stages are {', '.join(config.stages)}"
-        )
-    finished = [result for n in config.stages if (result := run.stage(n).result()) is not None]
-    fitting = [r for r in finished if name in (None, r.stage) and _can(config, r, task)]
-    if fitting:
-        return fitting[-1]
-    done = ", ".join(result.stage for result in finished) or "none"
-    if task != "t2i" and not any(result.task != "t2i" for result in finished):
-        raise GenerateError(
-            f"{run.path} has no finished video stage (finished: {done}); resume the run first"
-        )
-    which = "stage" if name is None else f"stage {name}"
-    trained = f"was trained with given={GIVEN[task]!r}"
-    if task == "t2i":
-        trained = "was trained on images"
-    if task == "multi_view":
-        trained = f"was trained on {NUM_VIEWS} views, as the recipes multi_view_* train one"
-    raise GenerateError(
-        f"task {task} needs a finished {which} that {trained}; finished in {run.path}: {done}"
-    )
-
-
 def settings_of(
     config: TrainConfig, request: GenerateRequest
 ) -> tuple[SamplerConfig, GuidanceConfig]:
@@ -183,15 +155,18 @@ def settings_of(
     Raises:
         GenerateError: a setting is out of range, or does not fit the model.
     """
-    for name, found, least in (
-        ("num_sampling_steps", request.num_sampling_steps, 1),
-        ("guidance_scale", request.guidance_scale, 0),
-        ("image_guidance_scale", request.image_guidance_scale, 0),
+    if request.num_sampling_steps is not None and request.num_sampling_steps < 1:
+        raise GenerateError(
+            f"num_sampling_steps is {request.num_sampling_steps}, it must be at least 1"
+        )
+    for name, found, (least, most) in (
+        ("guidance_scale", request.guidance_scale, SCALES),
+        ("image_guidance_scale", request.image_guidance_scale, SCALES),
+        ("fps", request.fps, PLAYBACK_FPS),
     ):
-        if found is not None and found < least:
-            raise GenerateError(f"{name} is {found}, it must be at least {least}")
-    if request.fps is not None and request.fps <= 0:
-        raise GenerateError(f"fps is {request.fps}, it must be above 0")
+        # Written so that nan, which compares with nothing, is refused.
+        if found is not None and not least <= found <= most:
+            raise GenerateError(f"{name} is {found}, it must be from {least:g} to {most:g}")
     if request.solver == "heun" and config.model.contract.prediction == "noise":
         raise GenerateError(
             "solver heun does not fit a model that predicts noise; take euler, which is DDIM there"
@@ -229,15 +204,3 @@ def _by_stage(config: TrainConfig, request: GenerateRequest, follows: GenerateTa
 
 def _set(config: ConfigT, **changes: Any) -> ConfigT:
     return config.model_copy(update={k: v for k, v in changes.items() if v is not None})
-
-
-def _can(config: TrainConfig, result: StageResult, task: GenerateTask) -> bool:
-    stage = config.stages[result.stage]
-    if task == "multi_view" or makes_views(stage):
-        return task == "multi_view" and makes_views(stage)
-    if "t2i" in (result.task, task):
-        return result.task == task
-    if result.task == "t2v":
-        return task == "t2v"
-    # With its image dropped, a stage that animates is a text-to-video model (STIV section 2.3.1).
-    return GIVEN[task] in stage.given or (task == "t2v" and "first" in stage.given)

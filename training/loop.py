@@ -136,6 +136,8 @@ def _train_stage(
     settings = {"stage": stage_name, "train": config.identity()}
 
     data = _open_data(config, stage_name, datasets, run, worker)
+    if worker.rank == 0:
+        directory.start(data.plan.playback)
     state = start_state(config, stage_name, run, worker)
     first_step, seconds = _resumed(state, directory, settings)
     network = replicate(state.model, config, stage, worker)

@@ -5,6 +5,7 @@ RUN/autoencoder.safetensors      PatchPCA or ConvAutoencoder fitted on them, whe
 RUN/index/                       which samples there are; may be deleted
 RUN/frames/                      decoded frames at training size; may be deleted
 RUN/driver.lock, trainer.lock    held by the processes that write the run (`run_lock.py`)
+RUN/<stage>/playback.json        speed and size of the sources of its clips, written before the first step
 RUN/<stage>/metrics.jsonl        one line per optimizer step
 RUN/<stage>/skipped_steps.jsonl  steps left out because they were not finite, with the clips of their batches
 RUN/<stage>/tensorboard/         the same as TensorBoard events
@@ -27,16 +28,30 @@ from pydantic import ValidationError
 from training.checkpoint import LATEST_NAME, write_json
 from training.config import Task, TrainConfig
 from training.errors import TrainError
+from training.streaming.buckets import Playback
 
 FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageResult:
-    """A finished stage."""
+class StageModel:
+    """Weights of a stage, and what making clips with them takes to know."""
 
     stage: str
     task: Task
+    checkpoint: str
+    """Relative to the run directory."""
+    playback_fps: float
+    """Frames per second of the sampled clips: those of the source over the sampling stride."""
+    original_height_px: int
+    """Median over the sources: what sampling asks for as a micro-condition."""
+    original_width_px: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult(StageModel):
+    """A finished stage, with its final checkpoint."""
+
     num_steps: int
     first_loss: float
     """Mean over the first tenth of the steps."""
@@ -44,13 +59,6 @@ class StageResult:
     """Mean over the last tenth of the steps."""
     seconds: float
     """Spent on optimizer steps, over all sessions; loading and start-up are not counted."""
-    checkpoint: str
-    """The final checkpoint, relative to the run directory."""
-    playback_fps: float
-    """Frames per second of the sampled clips: those of the source over the sampling stride."""
-    original_height_px: int
-    """Median over the sources: what sampling asks for as a micro-condition."""
-    original_width_px: int
     num_clips: int
     num_clips_too_short: int
     num_clips_without_caption: int
@@ -77,11 +85,37 @@ class StageDirectory:
         self.loss_curve = path / "loss.png"
         self.checkpoints = path / "checkpoints"
         self.origin = path / "origin.json"
+        self._playback = path / "playback.json"
         self._result = path / "result.json"
 
     @property
     def has_checkpoint(self) -> bool:
         return (self.checkpoints / LATEST_NAME).exists()
+
+    @property
+    def all_checkpoints(self) -> list[Path]:
+        """Those that are kept, the first one first."""
+        return sorted(self.checkpoints.glob("step-*"))
+
+    def start(self, playback: Playback) -> None:
+        """Note what videos are made with while the stage trains."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self._playback, asdict(playback))
+
+    def playback(self) -> Playback | None:
+        """None before the training starts, and for one that an earlier version started.
+
+        Raises:
+            TrainError: the file is damaged.
+        """
+        if not self._playback.exists():
+            return None
+        try:
+            return Playback(**json.loads(self._playback.read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise TrainError(
+                f"{self._playback} is not readable ({error}); resume the run, which writes it again"
+            ) from error
 
     def result(self) -> StageResult | None:
         """The result of a finished stage, None while it is not finished.

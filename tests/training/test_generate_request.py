@@ -85,9 +85,14 @@ def test_settings_take_the_place_of_those_of_the_recipe() -> None:
     ("changes", "said"),
     [
         ({"num_sampling_steps": 0}, "num_sampling_steps is 0, it must be at least 1"),
-        ({"guidance_scale": -1.0}, "guidance_scale is -1.0, it must be at least 0"),
+        ({"guidance_scale": -1.0}, r"guidance_scale is -1.0, it must be from 0 to 1e\+06"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan, it must be from 0"),
+        ({"guidance_scale": float("inf")}, "guidance_scale is inf, it must be from 0"),
+        ({"image_guidance_scale": float("nan")}, "image_guidance_scale is nan"),
         ({"image_guidance_scale": 2.0}, "read by the scheme separate only"),
-        ({"fps": 0.0}, "fps is 0.0, it must be above 0"),
+        ({"fps": 0.0}, "fps is 0.0, it must be from 0.1 to 1000"),
+        ({"fps": float("nan")}, "fps is nan, it must be from 0.1 to 1000"),
+        ({"fps": float("inf")}, "fps is inf"),
     ],
 )
 def test_a_setting_out_of_range_is_one_line(changes: dict[str, Any], said: str) -> None:
@@ -174,6 +179,12 @@ def test_too_little_memory_is_one_line() -> None:
         memory_advice("x", "y"),
     ):
         raise torch.OutOfMemoryError
+    # As the arrays of numpy and Pillow say it.
+    with (
+        pytest.raises(GenerateError, match="this machine has too little memory for a clip; small"),
+        memory_advice("a clip", "small"),
+    ):
+        np.empty(2**50, dtype=np.uint8)
     with pytest.raises(RuntimeError, match="another"), memory_advice("x", "y"):
         raise RuntimeError("another")
 
