@@ -74,20 +74,9 @@ def build(session: Session) -> gr.Blocks:
 def _generate_tab(session: Session, page: gr.Blocks) -> None:
     with gr.Row():
         with gr.Column():
-            automatic = session.automatic()
-            choices = [*automatic, *session.models()]
+            choices = _choices(session)
             model = gr.Dropdown(choices, value=choices[0], label="Model")
-            fields = _prompt_fields("What the video should show")
-            with gr.Row():
-                fields["video"] = gr.Video(
-                    label="Or a video to continue or to fill up", sources=["upload"]
-                )
-                fields["task"] = gr.Dropdown(
-                    [FROM_INPUTS, *get_args(GenerateTask)], value=FROM_INPUTS, label="Task"
-                )
-            with gr.Accordion("Settings", open=False):
-                fields |= _setting_fields()
-                fields |= _shape_fields()
+            fields = _fields("What the video should show")
             button = gr.Button("Make the video", variant="primary")
         with gr.Column():
             video = gr.Video(label="Result", autoplay=True, loop=True)
@@ -103,9 +92,8 @@ def _generate_tab(session: Session, page: gr.Blocks) -> None:
 
     def run(values: Values, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008  (how Gradio passes it)
         with _one_line():
-            known = {**session.automatic(), **session.models()}
             request = _request(fields, values)
-            shown, said = session.make(known[values[model]], request, _bar(progress))
+            shown, said = session.make(session.model(values[model]), request, _bar(progress))
         return [*_outputs(shown, said), *_past(session)]
 
     def pick(names: list[str], chosen: gr.SelectData) -> list[Any]:
@@ -113,18 +101,17 @@ def _generate_tab(session: Session, page: gr.Blocks) -> None:
         return [None] * len(result) if found is None else _outputs(found, "")
 
     def load() -> list[Any]:
-        return _past(session)
+        # A run may go on training while the page is open.
+        return [gr.Dropdown(_choices(session)), *_past(session)]
 
     inputs: set[Any] = {model, *fields.values()}
     button.click(run, inputs, [*result, history, names], **ONE_AT_A_TIME)
     history.select(pick, names, result)
-    page.load(load, None, [history, names])
+    page.load(load, None, [model, history, names])
 
 
 def _compare_tab(session: Session, page: gr.Blocks) -> None:
-    fields = _prompt_fields("The same prompt for all")
-    with gr.Accordion("Settings", open=False):
-        fields |= _setting_fields()
+    fields = _fields("The same prompt for all")
     chosen = gr.CheckboxGroup(list(session.models()), label="Checkpoints")
     button = gr.Button("Make them all", variant="primary")
     made: gr.State = gr.State([])
@@ -138,7 +125,6 @@ def _compare_tab(session: Session, page: gr.Blocks) -> None:
             return [_plain(one) for one in made_by]
 
     def load() -> gr.CheckboxGroup:
-        # A run may go on training while the page is open.
         return gr.CheckboxGroup(list(session.models()))
 
     inputs: set[Any] = {chosen, *fields.values()}
@@ -157,7 +143,18 @@ def _compare_tab(session: Session, page: gr.Blocks) -> None:
                     gr.Image(sheet, label=f"Frames of {label}", buttons=BUTTONS)
 
 
-def _prompt_fields(placeholder: str) -> Fields:
+def _choices(session: Session) -> list[str]:
+    return [*session.automatic(), *session.models()]
+
+
+def _fields(placeholder: str) -> Fields:
+    """All that a request says, by the names of `GenerateRequest`."""
+    fields = _input_fields(placeholder)
+    with gr.Accordion("Settings", open=False):
+        return fields | _setting_fields() | _shape_fields()
+
+
+def _input_fields(placeholder: str) -> Fields:
     prompt = gr.Textbox(
         label="Prompt",
         placeholder=placeholder,
@@ -172,7 +169,11 @@ def _prompt_fields(placeholder: str) -> Fields:
             sources=["upload", "clipboard"],
             height=240,
         )
-    return {"prompt": prompt, "image": image}
+        video = gr.Video(
+            label="Or a video to continue or to fill up", sources=["upload"], height=240
+        )
+    task = gr.Dropdown([FROM_INPUTS, *get_args(GenerateTask)], value=FROM_INPUTS, label="Task")
+    return {"prompt": prompt, "image": image, "video": video, "task": task}
 
 
 def _setting_fields() -> Fields:
@@ -187,6 +188,7 @@ def _setting_fields() -> Fields:
         )
         solver = gr.Dropdown([RECIPE, *get_args(Solver)], value=RECIPE, label="Solver")
         negative = gr.Textbox(label="Negative prompt")
+    cut = gr.Checkbox(label="Cut a prompt that is too long, as in training")
     return {
         "seed": seed,
         "num_sampling_steps": steps,
@@ -195,6 +197,7 @@ def _setting_fields() -> Fields:
         "guidance_scheme": scheme,
         "solver": solver,
         "negative_prompt": negative,
+        "cut_prompt": cut,
     }
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from training.errors import TrainingError
+from training.errors import GenerateError, TrainingError
 from training.generate import GenerateRequest, GenerateResult, OpenRun
 from training.generate_many import plan_many
+from training.stage_choice import checkpoints_to_make_with
 
 OnStep = Callable[[int, int], None]
 SETTINGS_SUFFIX = ".settings.json"
@@ -64,19 +65,34 @@ class Session:
         }
 
     def models(self) -> dict[str, Model]:
-        """Every checkpoint of every finished stage, by label. Read anew: a run may be training."""
+        """Every checkpoint, by label, also of stages that still train. Read anew: a run may be training.
+
+        Raises:
+            TrainingError: what a stage wrote is damaged.
+        """
         found = [
-            Model(run, name, checkpoint.name)
+            Model(run, stage, checkpoint)
             for run, opened in self._opened.items()
-            for name in opened.config.stages
-            if opened.run.stage(name).result() is not None
-            for checkpoint in sorted(opened.run.stage(name).checkpoints.glob("step-*"))
+            for stage, checkpoint in checkpoints_to_make_with(opened.config, opened.run)
         ]
         return {model.label: model for model in found}
 
     def automatic(self) -> dict[str, Model]:
         """The runs, where the task decides on the stage."""
         return {model.label: model for model in map(Model, self._opened)}
+
+    def model(self, label: str) -> Model:
+        """The one of this label.
+
+        Raises:
+            TrainingError: it is gone: a run that trains keeps its last checkpoints only.
+        """
+        known = {**self.automatic(), **self.models()}
+        if label not in known:
+            raise GenerateError(
+                f"{label}: this checkpoint is gone, as a run that trains keeps only its last ones; reload the page"
+            )
+        return known[label]
 
     def make(self, model: Model, request: GenerateRequest, on_step: OnStep) -> tuple[Shown, str]:
         """The video, made now or found, and a note where its shape is not the one asked for.
@@ -97,14 +113,13 @@ class Session:
         self, labels: Sequence[str], request: GenerateRequest, on_step: OnStep
     ) -> Iterator[Shown | Refused]:
         """The same request by each of these checkpoints, in their order; the steps are counted through."""
-        models = self.models()
         for place, label in enumerate(labels):
 
             def show(done: int, total: int, place: int = place) -> None:
                 on_step(place * total + done, len(labels) * total)
 
             try:
-                shown, _ = self.make(models[label], request, show)
+                shown, _ = self.make(self.model(label), request, show)
             except TrainingError as error:
                 yield Refused(label, str(error))
             else:

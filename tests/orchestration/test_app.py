@@ -1,17 +1,16 @@
-"""`stiv app`: what it works with, and the page as a person uses it, in a headless browser.
-
-STIV_UI_PICTURES is the folder of the pictures of docs/app.md, where they are to be made.
-"""
+"""`stiv app`: what it works with, and the page as a person uses it, in a headless browser."""
 
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +95,30 @@ def test_checkpoints_are_set_side_by_side(run: Path, photo: Path, tmp_path: Path
     assert isinstance(first, Refused)
     assert "trained with given='first'" in first.error
     assert isinstance(last, Shown)
+
+
+def test_a_stage_that_still_trains_is_compared_with_the_others(run: Path, tmp_path: Path) -> None:
+    training = tmp_path / "training_run"
+    shutil.copytree(run, training)
+    (training / "stiv" / "result.json").unlink()
+    session = Session([training], tmp_path / "videos")
+    finished, *_, early, latest = session.models()
+    assert (early, latest) == tuple(f"training_run: stiv, step-{step:06d}" for step in (2, 4))
+    asked = GenerateRequest(prompt="x")
+    made = list(session.compare([finished, early, latest], asked, ignore))
+    assert len({one.video for one in made if isinstance(one, Shown)}) == 3
+    # Where the task decides, a finished stage is taken.
+    (automatic,) = session.automatic().values()
+    assert "t2v, step-000004" in session.make(automatic, asked, ignore)[0].line
+    # Another checkpoint took its place while the page was open.
+    shutil.rmtree(training / "stiv" / "checkpoints" / "step-000002")
+    gone, there = session.compare([early, latest], asked, ignore)
+    assert isinstance(gone, Refused)
+    assert "step-000002: this checkpoint is gone" in gone.error
+    assert isinstance(there, Shown)
+    (refused,) = session.compare([latest], replace(asked, fps=float("nan")), ignore)
+    assert isinstance(refused, Refused)
+    assert "fps is nan, it must be from 0.1" in refused.error
 
 
 def test_runs_of_one_name_are_told_apart(run: Path, tmp_path: Path) -> None:

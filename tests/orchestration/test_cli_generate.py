@@ -2,8 +2,11 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from orchestration.cli import app
@@ -33,6 +36,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stiv_generate(*words: object) -> Result:
     return CliRunner().invoke(app, ["generate", *map(str, words)])
+
+
+def pixels(path: Path) -> NDArray[np.int64]:
+    with Image.open(path) as opened:
+        return np.asarray(opened).astype(np.int64)
 
 
 def videos_of(folder: Path) -> dict[str, str]:
@@ -71,6 +79,7 @@ def test_every_setting_reaches_the_file(run: Path, tmp_path: Path) -> None:
     [
         ("--prompts", "p.csv", "--prompt", "a"),
         ("--num-workers", 2),
+        ("--batch-size", 2),
         ("--format", "gif"),
     ],
 )
@@ -78,6 +87,17 @@ def test_options_that_do_not_go_together_are_a_usage_error(
     run: Path, words: tuple[object, ...]
 ) -> None:
     assert stiv_generate("--run", run, "--out", "v.mp4", *words).exit_code == 2
+
+
+@pytest.mark.parametrize("words", [("--fps", "nan"), ("--cfg", "nan"), ("--cfg", "inf")])
+def test_a_setting_that_is_no_number_is_one_line(
+    run: Path, tmp_path: Path, words: tuple[str, str]
+) -> None:
+    out = tmp_path / "v.mp4"
+    result = stiv_generate("--run", run, "--prompt", "a", "--out", out, *words)
+    assert isinstance(result.exception, GenerateError)
+    assert f"is {words[1]}, it must be from" in str(result.exception)
+    assert not out.exists()
 
 
 def test_a_file_of_prompts_becomes_a_folder_of_videos(run: Path, tmp_path: Path) -> None:
@@ -106,6 +126,21 @@ def test_a_prompt_that_fails_leaves_the_others(run: Path, tmp_path: Path) -> Non
     assert isinstance(result.exception, GenerateError)
     assert "1 of 2 videos were not made: the prompt 'word word" in str(result.exception)
     assert len(videos_of(tmp_path / "videos")) == 1
+
+
+def test_a_batch_makes_the_videos_that_are_made_one_by_one(run: Path, tmp_path: Path) -> None:
+    table = tmp_path / "p.csv"
+    table.write_text(TABLE)
+    words = ("--run", run, "--prompts", table, "--format", "png", "--out")
+    alone = stiv_generate(*words, tmp_path / "alone")
+    together = stiv_generate(*words, tmp_path / "together", "--batch-size", 2)
+    assert alone.exit_code == together.exit_code == 0, together.output
+    names = sorted(path.name for path in (tmp_path / "alone").glob("*.png"))
+    assert names == sorted(path.name for path in (tmp_path / "together").glob("*.png"))
+    assert len(names) == 3
+    for name in names:
+        one, other = (pixels(tmp_path / folder / name) for folder in ("alone", "together"))
+        assert np.abs(one - other).max() <= 2
 
 
 @pytest.mark.ray

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 from tests.training.builders import moving_square, tiny_config, tiny_stage
+from training.checkpoint import Snapshot
+from training.checkpoint_writer import CheckpointWriter
 from training.clip_sampler import IDENTICAL_PSNR_DB
 from training.errors import GenerateError
 from training.generate import GenerateRequest, generate
@@ -17,6 +19,10 @@ from training.loop import prepare_run, train_stage
 from training.run_directory import RunDirectory
 
 pytestmark = pytest.mark.slow
+
+
+class KilledError(Exception):
+    """Stands for a process that dies."""
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +168,55 @@ def test_an_unfinished_run_is_one_line(dataset: Path, tmp_path: Path) -> None:
     prepare_run(tiny_config(), [dataset], tmp_path)
     with pytest.raises(GenerateError, match=r"no finished video stage \(finished: none\)"):
         generate(tmp_path, GenerateRequest(prompt="x"), tmp_path / "v.mp4")
+
+
+def test_a_stage_that_still_trains_is_taken_where_it_is_named(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after its second checkpoint of three, gone on with, and the same in the end as one in one piece."""
+    config = tiny_config(stages={"stiv": tiny_stage("stiv", num_steps=6, checkpoint_every_steps=2)})
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for path in (whole, broken):
+        prepare_run(config, [dataset], path)
+    early = GenerateRequest(prompt="x", stage="stiv", checkpoint="latest")
+    with pytest.raises(GenerateError, match=r"stiv of .* has no checkpoint yet; .* after 2 steps"):
+        generate(broken, early, tmp_path / "v.mp4")
+
+    save = CheckpointWriter.save
+
+    def die_after_four(writer: CheckpointWriter, snapshot: Snapshot) -> None:
+        if snapshot.step > 4:
+            raise KilledError
+        save(writer, snapshot)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointWriter, "save", die_after_four)
+        with pytest.raises(KilledError):
+            train_stage(config, "stiv", [dataset], broken)
+
+    with pytest.raises(GenerateError, match=r"; --stage stiv --checkpoint latest takes what"):
+        generate(broken, replace(early, checkpoint=None), tmp_path / "v.mp4")
+    film = replace(early, video=tmp_path / "film.mp4")
+    with pytest.raises(
+        GenerateError, match="needs a stage that was trained with given='first_four'"
+    ):
+        generate(broken, film, tmp_path / "v.mp4")
+    with pytest.raises(GenerateError, match="no checkpoint step-000006; it has step-000002, step-"):
+        generate(broken, replace(early, checkpoint="step-000006"), tmp_path / "v.mp4")
+    latest = generate(broken, early, tmp_path / "latest.mp4")
+    assert (latest.stage, latest.checkpoint, latest.fps) == ("stiv", "step-000004", 12.0)
+
+    train_stage(config, "stiv", [dataset], whole)
+    train_stage(config, "stiv", [dataset], broken)
+    # What was made of the killed run is what the other makes of the same checkpoint.
+    named = replace(early, checkpoint="step-000004")
+    generate(whole, named, tmp_path / "named.mp4")
+    assert np.array_equal(decoded(tmp_path / "named.mp4"), decoded(tmp_path / "latest.mp4"))
+    last = [generate(path, early, tmp_path / "last.mp4") for path in (whole, broken)]
+    assert [one.checkpoint for one in last] == ["step-000006"] * 2
+    results = [RunDirectory(path).stage("stiv").result() for path in (whole, broken)]
+    assert results[0] is not None
+    assert results[0].last_loss == results[1].last_loss  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_an_unreadable_image_is_one_line(run: Path, tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import av
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from tests.training.builders import (
     moving_square,
@@ -21,7 +23,14 @@ from training.clip_sampler import IDENTICAL_PSNR_DB
 from training.config import EncoderConfig
 from training.errors import GenerateError
 from training.generate import GenerateRequest, OpenRun, generate
-from training.generate_many import Failure, Job, make_in_turn, plan_many, write_list
+from training.generate_many import (
+    Failure,
+    Job,
+    batches_of,
+    make_in_turn,
+    plan_many,
+    write_list,
+)
 from training.generate_request import makes_views
 from training.generated_files import GenerateResult
 from training.loop import prepare_run, train_stage
@@ -100,6 +109,49 @@ def test_one_that_fails_does_not_stop_the_others(run: Path, tmp_path: Path) -> N
     assert isinstance(made, GenerateResult)
     lines = write_list(tmp_path, [made]).read_text().splitlines()
     assert [json.loads(line)["file"] for line in lines] == [made.video.name]
+
+
+def test_a_batch_makes_what_is_made_one_by_one(
+    run: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three prompts and an image at one shape, two at another, a view, and a prompt that is too long."""
+    others = [RED, BLUE, replace(RED, seed=5), replace(RED, image=photo)]
+    longer = [replace(one, num_frames=8) for one in (RED, BLUE)]
+    too_long = replace(RED, prompt="word " * 200)
+    views = GenerateRequest(image=photo, task="multi_view")
+    asked = [others[0], longer[0], too_long, *others[1:], longer[1], views]
+    jobs = jobs_of(run, tmp_path / "together", *asked)
+    assert [len(batch) for batch in batches_of(jobs, 3)] == [3, 2, 1, 1, 1]
+    frames: dict[str, list[Tensor]] = {}
+
+    def keep(result: GenerateResult, frames_FHWC: Tensor) -> None:
+        frames.setdefault(result.video.name, []).append(frames_FHWC)
+
+    monkeypatch.setattr("training.generate.write_result", keep)
+    opened = OpenRun(run)
+    *_, alone = (list(make_in_turn(opened, jobs, batch_size=size)) for size in (3, 1))
+    assert [type(one) for one in alone].count(Failure) == 1
+    assert len(frames) == 7
+    for together, one in frames.values():
+        assert together.shape == one.shape
+        assert (together.int() - one.int()).abs().max() <= 1
+    # Each has its own noise, text and image.
+    assert len({hashlib.sha256(one.numpy().tobytes()).digest() for _, one in frames.values()}) == 7
+
+
+def test_a_batch_that_does_not_fit_says_what_to_do(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def use_all_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("training.clip_sampler.sample", use_all_memory)
+    failed = list(make_in_turn(OpenRun(run), jobs_of(run, tmp_path, RED, BLUE), batch_size=2))
+    assert all(isinstance(one, Failure) for one in failed)
+    assert (
+        "too little memory for 2 clips of 32x48 px, 4 frames; take a smaller --batch-size"
+        in str(failed[0])
+    )
 
 
 def test_a_line_that_cannot_be_made_is_named_before_anything_is(run: Path, tmp_path: Path) -> None:
