@@ -1,14 +1,16 @@
 """What each stage of a run makes beside the real clips that it was not trained on: the page docs/gallery.md.
 
-    python -m benchmarks.gallery --run RUN --dataset DATASET --application RUN DATASET --docs docs
+    python -m benchmarks.gallery --run RUN DATASET --application RUN DATASET --docs docs
 
-RUN was trained with a validation, such as `stiv train --recipe stiv_tiny_96`, and DATASET holds clips of Big Buck Bunny alone, whose
+Sections that are not made anew stay as they are, so that `--application RUN DATASET --docs docs` alone replaces those of one
+application. RUN was trained with a validation, such as `stiv train --recipe stiv_tiny_96`, and DATASET holds clips of Big Buck Bunny alone, whose
 licence allows the pictures. Each application is a run of `v2v_tiny_64`, `tup_tiny_64`, `long_video_tiny_64`, or of the sets of
 benchmarks/small_sets.py. Pictures that the same weights made are taken as they are.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -16,7 +18,7 @@ from PIL import Image
 from benchmarks.gallery_applications import application_sections
 from orchestration.judges import open_judges
 from training.config import TrainConfig
-from training.evaluation.evaluate import SHEET_NAME, EvaluationPlan, Task, evaluate_run
+from training.evaluation.evaluate import SHEET_NAME, EvaluationPlan, Judges, Task, evaluate_run
 from training.evaluation.generation import Sampling
 from training.evaluation.results import EvaluationResult
 from training.run_directory import RunDirectory
@@ -25,23 +27,40 @@ from training.telemetry import read_steps
 _HEAD = """# Gallery
 
 Each pair of rows shows four frames of a made video and, below it, of the real clip of the same caption. The clips were held out from
-training. Made on two CPU cores by `python -m benchmarks.gallery` from a run of `{name}`: {data}. At this size the
+training. Made on two CPU cores by `python -m benchmarks.gallery` from small runs on the sample videos. At this size the
 model learns to keep a given frame and the colours and layout around it, under blocky noise; from text alone it makes coloured texture.
-The applications at the end are runs of 100 to 400 steps each; all eight frames are shown there. Views are of meshes that ship with
-the package pybullet (`benchmarks/small_sets.py`), classes are the categories that the data engine found.
 
-{clips}
+The applications at the end show all their frames, and play them: above what was made, below the real clips. The given frames
+are compared with the input twice: behind the autoencoder (both decoded; 100 dB stands for equal bit for bit), and as the file
+holds them, which adds what the autoencoder and the video codec lose. Views are of meshes that ship with the package pybullet
+(`benchmarks/small_sets.py`), classes are the categories that the data engine found.
 
-## The chain
+Frames of Big Buck Bunny, (c) copyright 2008, Blender Foundation / www.bigbuckbunny.org, licensed under Creative Commons
+Attribution 3.0.
+"""
+_CHAIN = """## The chain
+
+A run of `{name}` on {num_clips} clips.
 
 | stage | from | steps | minutes | held-out loss, first to last |
 |---|---|---:|---:|---|
 {rows}
 """
-_CREDIT = """
-Frames of Big Buck Bunny, (c) copyright 2008, Blender Foundation / www.bigbuckbunny.org, licensed under Creative Commons
-Attribution 3.0.
-"""
+
+
+def merged(page: str, made: Sequence[str]) -> str:
+    """The page with these sections in place of those of the same title, and new ones at its end; its head is ours."""
+    sections = {_title(section): section for section in _sections(page)}
+    sections |= {_title(section): section for section in made}
+    return "\n".join([_HEAD, *(section.strip() + "\n" for section in sections.values())])
+
+
+def _sections(page: str) -> list[str]:
+    return [f"## {section}" for section in page.split("\n## ")[1:]]
+
+
+def _title(section: str) -> str:
+    return section.splitlines()[0]
 
 
 def chain_row(run: RunDirectory, config: TrainConfig, stage: str) -> str:
@@ -65,21 +84,13 @@ def section(result: EvaluationResult, stage: str, task: Task, picture: str) -> s
     return f"## {stage}, {task}\n\n![{stage}, {task}]({picture})\n\n{result.num_samples} clips: {numbers}\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument(
-        "--application", nargs=2, action="append", default=[], metavar=("RUN", "DATASET")
-    )
-    parser.add_argument("--docs", type=Path, required=True)
-    parser.add_argument("--num-samples", type=int, default=4)
-    parser.add_argument("--steps", type=int, help="sampling steps; default: of the recipe")
-    arguments = parser.parse_args()
-    run = RunDirectory(arguments.run)
+def chain_sections(arguments: argparse.Namespace, judges: Judges) -> list[str]:
+    """The table of the chain, and a section for each of its stages and tasks."""
+    run, dataset = RunDirectory(Path(arguments.run[0])), arguments.run[1]
     config = run.load_config()
-    judges = open_judges(["embedded"], None)
-    sections: list[str] = []
+    done = [result for stage in config.stages if (result := run.stage(stage).result())]
+    rows = "\n".join(chain_row(run, config, stage) for stage in config.stages)
+    sections = [_CHAIN.format(name=config.name, num_clips=done[-1].num_clips, rows=rows)]
     for stage in config.stages:
         for task in tasks_of(config, stage):
             sampling = Sampling(stage=stage, num_sampling_steps=arguments.steps)
@@ -87,23 +98,33 @@ def main() -> None:
                 task=task, num_samples=arguments.num_samples, sampling=sampling, held_out=True
             )
             out = run.path / stage / "gallery" / task
-            result = evaluate_run(run.path, [arguments.dataset], out, plan, judges)
+            result = evaluate_run(run.path, [dataset], out, plan, judges)
             picture = Path("pictures") / f"gallery-{stage}-{task}.jpg"
             with Image.open(out / SHEET_NAME) as sheet:
                 sheet.convert("RGB").save(arguments.docs / picture, quality=80)
             sections.append(section(result, stage, task, str(picture)))
             sys.stderr.write(f"{stage} {task}\n")
+    return sections
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", nargs=2, metavar=("RUN", "DATASET"), help="the chain")
+    parser.add_argument(
+        "--application", nargs=2, action="append", default=[], metavar=("RUN", "DATASET")
+    )
+    parser.add_argument("--docs", type=Path, required=True)
+    parser.add_argument("--num-samples", type=int, default=4)
+    parser.add_argument("--steps", type=int, help="sampling steps; default: of the recipe")
+    arguments = parser.parse_args()
+    judges, sections = open_judges(["embedded"], None), list[str]()
+    if arguments.run is not None:
+        sections += chain_sections(arguments, judges)
     for run_dir, dataset in arguments.application:
         sections += application_sections(Path(run_dir), dataset, arguments.docs, judges)
         sys.stderr.write(f"{run_dir}\n")
-    done = [result for stage in config.stages if (result := run.stage(stage).result())]
-    head = _HEAD.format(
-        name=config.name,
-        data=f"{done[-1].num_clips} clips of the sample videos",
-        clips=_CREDIT.strip(),
-        rows="\n".join(chain_row(run, config, stage) for stage in config.stages),
-    )
-    (arguments.docs / "gallery.md").write_text(head + "\n" + "\n".join(sections))
+    page = arguments.docs / "gallery.md"
+    page.write_text(merged(page.read_text() if page.exists() else "", sections))
 
 
 if __name__ == "__main__":

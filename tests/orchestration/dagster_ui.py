@@ -233,11 +233,16 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
-    def upload(self, path: Path) -> None:
-        """Give a picture to the first field that takes files, and wait until it is shown."""
-        fields = (By.CSS_SELECTOR, "input[type='file']")
-        self._wait.until(lambda browser: browser.find_element(*fields)).send_keys(str(path))
-        shown = (By.CSS_SELECTOR, f"img[src$='{path.name}']")
+    def upload(self, path: Path, kind: Literal["image", "video"] = "image") -> None:
+        """Give a file to the first field of the visible tab that takes such, and wait until it is shown."""
+        script = (
+            "return [...document.querySelectorAll('input[type=file]')]"
+            ".find(e => e.accept.includes(arguments[0]) && e.parentElement.offsetParent)"
+        )
+        field = self._wait.until(lambda browser: browser.execute_script(script, kind))
+        field.send_keys(str(path))
+        tag = {"image": "img", "video": "video"}[kind]
+        shown = (By.CSS_SELECTOR, f"{tag}[src$='{path.name}']")
         self._wait.until(lambda browser: browser.find_element(*shown))
 
     def play(self, count: int) -> list[str]:

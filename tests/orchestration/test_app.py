@@ -20,7 +20,13 @@ from typer.testing import CliRunner
 from orchestration.app.session import Model, Refused, Session, Shown
 from orchestration.cli import app
 from tests.orchestration.dagster_ui import chromium, end, find_browser, free_port
-from tests.training.builders import moving_square, tiny_config, tiny_stage, write_dataset
+from tests.training.builders import (
+    encode_mp4,
+    moving_square,
+    tiny_config,
+    tiny_stage,
+    write_dataset,
+)
 from training.errors import GenerateError
 from training.generate import GenerateRequest
 from training.loop import prepare_run, train_stage
@@ -28,19 +34,28 @@ from training.loop import prepare_run, train_stage
 pytestmark = pytest.mark.slow
 
 START_TIMEOUT_S = 90.0
+STAGES = ("t2v", "stiv", "v2v")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stages of text to video and of images, with two checkpoints each."""
+    """Stages of text to video, of images and of prediction, with two checkpoints each."""
     folder = tmp_path_factory.mktemp("app")
     dataset, run = write_dataset(folder / "squares", [12, 12]), folder / "squares_run"
     stages = {task: tiny_stage(task, num_steps=4) for task in ("t2v", "stiv")}
+    stages["v2v"] = tiny_stage("stiv", num_steps=4, num_frames=6, given=("first_four",))
     config = tiny_config(stages=stages)
     prepare_run(config, [dataset], run)
     for stage in stages:
         train_stage(config, stage, [dataset], run)
     return run
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    path = tmp_path / "film.mp4"
+    path.write_bytes(encode_mp4(moving_square(12, 5)))
+    return path
 
 
 @pytest.fixture
@@ -78,8 +93,9 @@ def test_checkpoints_are_set_side_by_side(run: Path, photo: Path, tmp_path: Path
     session = Session([run], tmp_path / "videos")
     labels = list(session.models())
     assert labels == [
-        f"squares_run: {stage}, step-{step:06d}" for stage in ("t2v", "stiv") for step in (2, 4)
+        f"squares_run: {stage}, step-{step:06d}" for stage in STAGES for step in (2, 4)
     ]
+    labels = labels[:4]
     steps: list[tuple[int, int]] = []
     made = list(
         session.compare(
@@ -102,7 +118,7 @@ def test_a_stage_that_still_trains_is_compared_with_the_others(run: Path, tmp_pa
     shutil.copytree(run, training)
     (training / "stiv" / "result.json").unlink()
     session = Session([training], tmp_path / "videos")
-    finished, *_, early, latest = session.models()
+    finished, _, early, latest, *_ = session.models()
     assert (early, latest) == tuple(f"training_run: stiv, step-{step:06d}" for step in (2, 4))
     asked = GenerateRequest(prompt="x")
     made = list(session.compare([finished, early, latest], asked, ignore))
@@ -150,7 +166,7 @@ def test_without_gradio_the_command_says_what_to_install(
 
 @pytest.mark.ui
 def test_the_page_makes_videos_and_compares_checkpoints(
-    run: Path, photo: Path, tmp_path: Path
+    run: Path, photo: Path, film: Path, tmp_path: Path
 ) -> None:
     found = find_browser()
     missing = found is None or importlib.util.find_spec("gradio") is None
@@ -181,15 +197,26 @@ def test_the_page_makes_videos_and_compares_checkpoints(
             page.click(label)
         page.click("Make them all")
         assert len(set(page.play(2))) == 2
+        # Stages that go on from a video are compared by what they make of it.
+        page.upload(film, "video")
+        for stage, step in (("t2v", 2), ("stiv", 4), ("v2v", 2), ("v2v", 4)):
+            page.click(f"squares_run: {stage}, step-{step:06d}")
+        page.click("Make them all")
+        page.see("Frames of squares_run: v2v, step-000004")
+        assert len(set(page.play(3))) == 3
         # Nothing was fetched from, or told to, anybody else.
         assert page.hosts() == {"127.0.0.1"}
     made = [json.loads(path.read_text()) for path in out.glob("*.settings.json")]
     # The video by the last checkpoint was there already.
-    assert sorted((one["task"], one["stage"], one["checkpoint"]) for one in made) == [
+    others = [one for one in made if one["task"] != "prediction"]
+    assert sorted((one["task"], one["stage"], one["checkpoint"]) for one in others) == [
         ("t2v", "stiv", "step-000004"),
         ("t2v", "t2v", "step-000002"),
         ("ti2v", "stiv", "step-000004"),
     ]
+    predicted = [one for one in made if one["task"] == "prediction"]
+    assert sorted(one["checkpoint"] for one in predicted) == ["step-000002", "step-000004"]
+    assert {(one["stage"], one["given_psnr_db"]) for one in predicted} == {("v2v", 100.0)}
 
 
 @contextmanager
