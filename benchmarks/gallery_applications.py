@@ -119,7 +119,7 @@ def _judged(
             f"{given}. {_numbers(result)}"
         ),
         picture=_sheet([row for pair in zip(made, real, strict=True) for row in pair]),
-        film=_film([made, real]),
+        film=film_of([made, real]),
         fps=result.fps,
     )
 
@@ -176,7 +176,7 @@ def _views(run_dir: Path, config: TrainConfig, stage: str, dataset: str) -> Appl
             f"{NUM_SHOWN} objects are played. {line}."
         ),
         picture=_stacked(grids),
-        film=_film([made, real]),
+        film=film_of([made, real]),
         fps=2.0,
     )
 
@@ -191,7 +191,7 @@ def _classes(run_dir: Path, config: TrainConfig, stage: str) -> Application:
     return Application(
         text=f"From the name of a class alone; the rows are {', '.join(names)}.",
         picture=_sheet(made),
-        film=_film([made[:NUM_SHOWN], made[NUM_SHOWN:]]),
+        film=film_of([made[:NUM_SHOWN], made[NUM_SHOWN:]]),
         fps=fps,
     )
 
@@ -223,7 +223,7 @@ def _numbers(result: EvaluationResult) -> str:
     return f"{result.num_samples} clips: {numbers}"
 
 
-def _film(rows: Sequence[Sequence[FramesFHWC]]) -> FramesFHWC:
+def film_of(rows: Sequence[Sequence[FramesFHWC]]) -> FramesFHWC:
     """Videos of one size beside and below each other, as one."""
     return np.concatenate([np.concatenate(row, axis=2) for row in rows], axis=1)
 

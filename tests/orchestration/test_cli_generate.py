@@ -174,6 +174,10 @@ def test_workers_make_the_same_videos_though_one_is_killed(run: Path, tmp_path: 
     again = stiv_generate(*words, folder, "--num-workers", 2)
     assert "3 videos, 2 of them made before" in again.output
     assert videos_of(folder) == videos_of(tmp_path / "alone")
+    quick = ("--run", run, "--prompts", table, "--out", tmp_path / "quick", "--num-workers", 2)
+    batched = stiv_generate(*quick, "--batch-size", 2)
+    assert batched.exit_code == 0, batched.output
+    assert len(videos_of(tmp_path / "quick")) == 3
     many = stiv_generate(*words, tmp_path / "many", "--num-workers", 1000)
     assert "--num-workers is 1000, but Ray has room for" in str(many.exception)
 
