@@ -2,10 +2,16 @@
 
     python -m benchmarks.gallery --run RUN DATASET --application RUN DATASET --docs docs
 
-Sections that are not made anew stay as they are, so that `--application RUN DATASET --docs docs` alone replaces those of one
-application. RUN was trained with a validation, such as `stiv train --recipe stiv_tiny_96`, and DATASET holds clips of Big Buck Bunny alone, whose
-licence allows the pictures. Each application is a run of `v2v_tiny_64`, `tup_tiny_64`, `long_video_tiny_64`, or of the sets of
-benchmarks/small_sets.py. Pictures that the same weights made are taken as they are.
+Sections that are not made anew stay as they are, so `--application RUN DATASET --docs docs` alone replaces those of one
+application. Each run was trained with a validation, as the recipes of this size are, and DATASET holds clips of Big Buck Bunny
+alone, whose licence allows the pictures. Pictures that the same weights made are taken as they are. The runs:
+
+    stiv train --recipe stiv_tiny_96 --dataset datasets/samples --run runs/chain
+    stiv train --recipe v2v_tiny_64 --dataset datasets/samples --run runs/v2v
+    stiv train --recipe tup_tiny_64 --dataset datasets/samples --run runs/tup --from-run runs/v2v
+    stiv train --recipe long_video_tiny_64 --dataset datasets/samples --run runs/long --from-run runs/v2v
+
+and those of `multi_view_tiny_80` and `class_to_video_tiny_48` on the sets of benchmarks/small_sets.py.
 """
 
 import argparse
@@ -30,10 +36,11 @@ Each pair of rows shows four frames of a made video and, below it, of the real c
 training. Made on two CPU cores by `python -m benchmarks.gallery` from small runs on the sample videos. At this size the
 model learns to keep a given frame and the colours and layout around it, under blocky noise; from text alone it makes coloured texture.
 
-The applications at the end show all their frames, and play them: above what was made, below the real clips. The given frames
-are compared with the input twice: behind the autoencoder (both decoded; 100 dB stands for equal bit for bit), and as the file
-holds them, which adds what the autoencoder and the video codec lose. Views are of meshes that ship with the package pybullet
-(`benchmarks/small_sets.py`), classes are the categories that the data engine found.
+The applications at the end show their frames and play them, above what was made and below the real clips. Given frames go
+through the sampler unchanged: behind the autoencoder they equal the input bit for bit, which is written as 100 dB and checked in
+`tests/training/test_applications.py` and its neighbours. What a section says of the file or the picture adds the losses of the
+autoencoder and of the codec. Views are of meshes that ship with the package pybullet (`benchmarks/small_sets.py`), classes are the
+categories that the data engine found.
 
 Frames of Big Buck Bunny, (c) copyright 2008, Blender Foundation / www.bigbuckbunny.org, licensed under Creative Commons
 Attribution 3.0.

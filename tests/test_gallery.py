@@ -10,6 +10,9 @@ from PIL import Image
 from benchmarks.gallery import merged
 from benchmarks.gallery_applications import film_of, given_line
 
+# The scripts import what judges videos, which takes seconds.
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "gallery.md").read_text()
 SHOWN = sorted(set(re.findall(r"pictures/gallery-[\w-]+\.\w+", PAGE)))
