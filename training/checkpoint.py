@@ -196,6 +196,22 @@ def load_checkpoint(
     return stored
 
 
+def latest_step(folder: Path) -> int | None:
+    """The step of the latest complete checkpoint of a folder, or None where there is none.
+
+    Raises:
+        CheckpointError: `latest.json` is damaged.
+    """
+    path = folder / LATEST_NAME
+    if not path.exists():
+        return None
+    directory = str(_read_json(path).get("directory"))
+    number = directory.removeprefix("step-")
+    if not number.isdecimal():
+        raise CheckpointError(f"{path} names {directory!r}, no checkpoint; start another run")
+    return int(number)
+
+
 def load_average(checkpoint: Path) -> dict[str, Tensor]:
     """The averaged weights of one checkpoint directory, checked against their hash.
 

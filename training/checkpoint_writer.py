@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +38,9 @@ from training.shards import is_first_replica, local, part_of
 
 logger = logging.getLogger(__name__)
 
-CommitCallback = Callable[[Path, int], None]
-"""Called with each complete checkpoint and its step, on the first worker, from the thread that wrote it."""
+CommitCallback = Callable[[Path, int], Collection[int]]
+"""Called with each complete checkpoint and its step, on the first worker, from the thread that wrote it; gives the
+steps of checkpoints that something still reads."""
 
 REPORTS_TIMEOUT_S = 600.0
 """For the other workers to have written their parts; a checkpoint that takes longer is given up."""
@@ -48,14 +49,21 @@ REPORTS_POLL_S = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class KeepPolicy:
-    """Which checkpoints stay: the last ones, and for good those whose step `every_steps` divides."""
+    """Which checkpoints stay: the last ones, and for good the first one of every `every_steps` steps."""
 
     last: int
     every_steps: int | None = None
 
-    def keeps(self, step: int) -> bool:
-        """Whether it stays however old it is."""
-        return self.every_steps is not None and step % self.every_steps == 0
+    def kept(self, steps: Collection[int]) -> set[int]:
+        """Those of the steps that stay. Applied again to what stayed and later steps, it keeps the same for good."""
+        ordered = sorted(steps)
+        kept = set(ordered[-self.last :])
+        if self.every_steps is not None:
+            first_of: dict[int, int] = {}
+            for step in ordered:
+                first_of.setdefault(step // self.every_steps, step)
+            kept |= {step for number, step in first_of.items() if number > 0}
+        return kept
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class CheckpointWriter:
         settings: Mapping[str, Any],
         keep: KeepPolicy,
         is_sharded: bool = False,
-        on_commit: CommitCallback = lambda _path, _step: None,
+        on_commit: CommitCallback = lambda _path, _step: (),
     ) -> None:
         """`settings` are plain values; a checkpoint can only be loaded under equal ones."""
         self._folder = folder
@@ -215,15 +223,14 @@ class CheckpointWriter:
             "state_sha256": file_sha256(final / STATE_NAME),
         }
         write_json(self._folder / LATEST_NAME, latest)
-        self._prune(step)
-        self._on_commit(final, step)
+        self._prune(step, still_read=self._on_commit(final, step))
 
-    def _prune(self, step: int) -> None:
+    def _prune(self, step: int, still_read: Collection[int]) -> None:
         # A higher step is left over from a run that was killed before it could name it in latest.json.
         steps = {int(path.name.removeprefix("step-")): path for path in self._folder.glob("step-*")}
-        kept = sorted(found for found in steps if found <= step)[-self._keep.last :]
+        kept = self._keep.kept([found for found in steps if found <= step]) | set(still_read)
         for found, path in steps.items():
-            if found not in kept and not (found <= step and self._keep.keeps(found)):
+            if found not in kept:
                 shutil.rmtree(path)
 
 

@@ -1,5 +1,6 @@
 """How the workers of a stage share its network: a copy on each (DDP), or a part on each (FSDP2, HSDP)."""
 
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -23,6 +24,8 @@ class Worker:
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    leaving: threading.Event = field(default_factory=threading.Event)
+    """Set when this process is about to be taken away: all workers then save after their step and stop."""
 
 
 def shard(model: STIV, config: TrainConfig, worker: Worker) -> None:

@@ -4,6 +4,7 @@ TrainingError
 |-- DataError           the shards are missing, broken or hold no usable clip
 |-- CheckpointError     a checkpoint is missing, damaged or of another version
 |-- TrainError          a run cannot start or go on
+|   `-- StoppedError    a stage was asked to stop, and did so with a checkpoint
 |-- PlanError           a run does not fit on the GPUs that it is planned for, or they are unknown
 |-- GenerateError       a video cannot be made from this run
 `-- EvaluationError     videos cannot be judged: too few, unreadable, or without the data or model asked for
@@ -24,6 +25,10 @@ class CheckpointError(TrainingError):
 
 class TrainError(TrainingError):
     """A run cannot start or go on."""
+
+
+class StoppedError(TrainError):
+    """A stage was asked to stop before its end, and has saved the step it came to."""
 
 
 class PlanError(TrainingError):

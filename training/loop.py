@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed
@@ -22,25 +22,27 @@ from training.distribute import (
     clip_gradients,
     gathering_gradients,
     replicate,
+    wait_for_all,
 )
+from training.due import is_due
 from training.encoders import (
     FITTED_AUTOENCODERS,
-    BatchEncoder,
     FitCallback,
     fit_autoencoder,
-    load_encoders,
 )
+from training.errors import StoppedError
 from training.latent_sets import adopt_encoders
 from training.run_directory import RunDirectory, StageDirectory, StageResult
 from training.run_lock import locked
 from training.sinks import TRACKERS
 from training.spikes import SkippedSteps
+from training.stage_data import StageData, open_data, plan_of
 from training.state import TrainState, start_state
 from training.step import BatchSlice, StepLoss, TrainBatch, draw_step, stage_loss
 from training.step_lines import read_steps
-from training.streaming.buckets import StagePlan, plan_stage
+from training.streaming.buckets import StagePlan
 from training.streaming.index import SampleIndex
-from training.streaming.loader import BatchLoader, LoadedBatch, resident_mb
+from training.streaming.loader import LoadedBatch, resident_mb
 from training.streaming.order import SampleOrder
 from training.streaming.reading import SampleReader
 from training.telemetry import (
@@ -60,17 +62,6 @@ LOCK_WAIT_S = 60.0
 """For the workers of a killed driver to end."""
 
 
-@dataclass(frozen=True)
-class StageData:
-    """What one worker reads a stage with."""
-
-    plan: StagePlan
-    order: SampleOrder
-    loader: BatchLoader
-    encoder: BatchEncoder
-    null_text: TextFeatures
-
-
 def prepare_run(
     config: TrainConfig,
     datasets: Sequence[str | Path],
@@ -88,7 +79,7 @@ def prepare_run(
     """
     run = RunDirectory(run_dir)
     index = SampleIndex.open(datasets, run.index)
-    plans = {name: _plan(index, config, name) for name in stages or config.stages}
+    plans = {name: plan_of(index, config, name) for name in stages or config.stages}
     for name in plans:
         if config.stages[name].validation is not None:
             plan_validation(index, config, name)
@@ -106,7 +97,7 @@ def train_stage(
     datasets: Sequence[str | Path],
     run_dir: Path,
     worker: Worker | None = None,
-    on_commit: CommitCallback = lambda _path, _step: None,
+    on_commit: CommitCallback = lambda _path, _step: (),
 ) -> None:
     """Train one stage of a prepared run to its end, from its latest checkpoint if it has one.
 
@@ -116,11 +107,29 @@ def train_stage(
     Raises:
         TrainError: one of these is not finished, the loss stays no finite number, or another trainer writes the
             run.
+        StoppedError: `worker.leaving` was set, here or on another worker; the step that was reached is saved.
         DataError, CheckpointError: a clip or a checkpoint cannot be read.
     """
     worker, run = worker or Worker(), RunDirectory(run_dir)
     with locked(run.trainer_lock, wait_s=LOCK_WAIT_S) if worker.rank == 0 else nullcontext():
         _train_stage(config, stage_name, datasets, run, (worker, on_commit))
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What the steps of a stage need on one worker, besides where they begin."""
+
+    config: TrainConfig
+    stage_name: str
+    worker: Worker
+    data: StageData
+    state: TrainState
+    network: nn.Module
+    skipped: SkippedSteps
+    validation: Validation | None
+    telemetry: Telemetry | None
+    """Of the first worker."""
+    writer: CheckpointWriter
 
 
 def _train_stage(
@@ -135,14 +144,14 @@ def _train_stage(
     directory = run.stage(stage_name)
     settings = {"stage": stage_name, "train": config.identity()}
 
-    data = _open_data(config, stage_name, datasets, run, worker)
+    data = open_data(config, stage_name, datasets, run, worker)
     if worker.rank == 0:
         directory.start(data.plan.playback)
     state = start_state(config, stage_name, run, worker)
     first_step, seconds = _resumed(state, directory, settings)
-    network = replicate(state.model, config, stage, worker)
-    telemetry = _telemetry(config, stage_name, directory, first_step) if worker.rank == 0 else None
-
+    is_first = worker.rank == 0
+    telemetry = _telemetry(config, stage_name, directory, first_step) if is_first else None
+    skipped_path = directory.skipped_steps if is_first else None
     writer = CheckpointWriter(
         directory.checkpoints,
         worker,
@@ -152,39 +161,59 @@ def _train_stage(
         on_commit=on_commit,
     )
     with writer, closing(telemetry) if telemetry else nullcontext():
-        saved = first_step
-        has_validation = stage.validation is not None
-        validation = (
-            Validation(config, stage_name, datasets, run, worker) if has_validation else None
+        validation = None
+        if stage.validation is not None:
+            validation = Validation(config, stage_name, datasets, run, worker)
+        session = _Session(
+            config=config,
+            stage_name=stage_name,
+            worker=worker,
+            data=data,
+            state=state,
+            network=replicate(state.model, config, stage, worker),
+            skipped=SkippedSteps(skipped_path, stage_name, stage.max_skipped_steps, first_step),
+            validation=validation,
+            telemetry=telemetry,
+            writer=writer,
         )
-        skipped = SkippedSteps(
-            directory.skipped_steps if worker.rank == 0 else None,
-            stage_name,
-            stage.max_skipped_steps,
-            range(first_step, stage.num_steps),
-        )
-        batches = data.loader.batches(first_step, stage.num_steps)
-        peak = peak_tflops(config, worker.device)
-        for step in range(first_step, stage.num_steps):
-            started_s = time.perf_counter()
-            loaded = next(batches)
-            data_wait_s = time.perf_counter() - started_s
-            batch = data.encoder.encode(loaded)
+        seconds = _train_steps(session, first_step, seconds)
+        writer.wait()
+        if telemetry is not None:
+            result = _stage_result(config, stage_name, data.plan, telemetry.finish(), seconds)
+            directory.finish(replace(result, validation_loss=_last_loss(directory.validation)))
 
-            slice_ = BatchSlice(step, loaded.batch_size, loaded.places, worker.world_size)
-            slice_loss = _forward_backward(
-                network, config, stage_name, slice_, batch, data.null_text
-            )
-            grad_norm = clip_gradients(state.model, stage.optimizer.max_grad_norm, state.clip)
-            losses = _mean_losses(slice_loss, worker)
-            if not skipped.is_finite(losses.loss, grad_norm):
-                state.optimizer.zero_grad()
-                skipped.skip(step + 1, losses.loss, grad_norm, _clip_ids(data.order, loaded))
+
+def _train_steps(session: _Session, first_step: int, seconds: float) -> float:
+    """The steps from one on; gives the seconds spent on all, of which `seconds` were spent before."""
+    config, stage_name = session.config, session.stage_name
+    stage, worker = config.stages[stage_name], session.worker
+    data, state, telemetry = session.data, session.state, session.telemetry
+    saved = validated = first_step
+    telemetry_s = 0.0
+    batches = data.loader.batches(first_step, stage.num_steps)
+    peak = peak_tflops(config, worker.device)
+    for step in range(first_step, stage.num_steps):
+        started_s = time.perf_counter()
+        loaded = next(batches)
+        data_wait_s = time.perf_counter() - started_s
+        batch = data.encoder.encode(loaded)
+
+        slice_ = BatchSlice(step, loaded.batch_size, loaded.places, worker.world_size)
+        slice_loss = _forward_backward(
+            session.network, config, stage_name, slice_, batch, data.null_text
+        )
+        grad_norm = clip_gradients(state.model, stage.optimizer.max_grad_norm, state.clip)
+        losses, is_leaving = _mean_losses(slice_loss, worker)
+        if not session.skipped.is_finite(losses.loss, grad_norm):
+            state.optimizer.zero_grad()
+            clip_ids = _clip_ids(data.order, loaded)
+            session.skipped.skip(step + 1, losses.loss, grad_norm, clip_ids)
+            # What is due comes after the next good step; the end has to come with the state there is.
+            if step + 1 < stage.num_steps:
                 continue
-
+        else:
             learning_rate = warmed_up(stage.optimizer, step)
             state.take_step(learning_rate, grad_norm)
-
             step_s = time.perf_counter() - started_s
             seconds += step_s
             if telemetry is not None:
@@ -201,23 +230,24 @@ def _train_stage(
                     peak_memory_mb=resident_mb(),
                     peak_gpu_memory_mb=peak_gpu_memory_mb(worker.device),
                     step_s=step_s,
+                    num_workers=worker.world_size,
+                    telemetry_s=telemetry_s,
                     loss_by_timestep=losses.by_timestep,
                     loss_by_task=losses.by_task,
                 )
                 telemetry.log(metrics)
-            if validation is not None and validation.is_due(step + 1):
-                held_out = validation.losses(state, data.encoder, data.null_text)
-                if telemetry is not None:
-                    telemetry.log_validation(step + 1, held_out)
-            # Due since the last one: the step it was due at may have been left out.
-            if _is_due(step + 1, saved, stage):
-                writer.save(state.snapshot(step + 1, seconds))
-                saved = step + 1
-
-        writer.wait()
-        if telemetry is not None:
-            result = _stage_result(config, stage_name, data.plan, telemetry.finish(), seconds)
-            directory.finish(replace(result, validation_loss=_last_loss(directory.validation)))
+                telemetry_s = time.perf_counter() - started_s - step_s
+        if session.validation is not None and session.validation.is_due(validated, step + 1):
+            held_out = session.validation.losses(state, data.encoder, data.null_text)
+            validated = step + 1
+            if telemetry is not None:
+                telemetry.log_validation(validated, held_out)
+        if is_leaving or _is_save_due(saved, step + 1, stage):
+            session.writer.save(state.snapshot(step + 1, seconds))
+            saved = step + 1
+        if is_leaving and saved < stage.num_steps:
+            _stop(session.writer, worker, stage_name, saved)
+    return seconds
 
 
 def _resumed(
@@ -231,9 +261,18 @@ def _resumed(
     return stored.step, stored.seconds
 
 
-def _is_due(steps_done: int, saved: int, stage: StageConfig) -> bool:
-    every = stage.checkpoint_every_steps
-    return steps_done // every > saved // every or steps_done == stage.num_steps
+def _is_save_due(saved: int, steps_done: int, stage: StageConfig) -> bool:
+    is_end = steps_done == stage.num_steps
+    return is_end or is_due(stage.checkpoint_every_steps, saved, steps_done)
+
+
+def _stop(writer: CheckpointWriter, worker: Worker, stage_name: str, step: int) -> NoReturn:
+    writer.wait()
+    # The parts of the others are written when they come here; the first worker then has named the checkpoint.
+    wait_for_all(worker)
+    raise StoppedError(
+        f"stage {stage_name} was asked to stop and did so after step {step}, which is saved; go on with --resume"
+    )
 
 
 def warmed_up(optimizer: OptimizerConfig, step: int) -> float:
@@ -241,41 +280,6 @@ def warmed_up(optimizer: OptimizerConfig, step: int) -> float:
     if optimizer.warmup_steps == 0:
         return optimizer.learning_rate
     return optimizer.learning_rate * min(1.0, (step + 1) / optimizer.warmup_steps)
-
-
-def _plan(index: SampleIndex, config: TrainConfig, stage_name: str) -> StagePlan:
-    model = config.model_of(stage_name)
-    patches = (model.temporal_patch, model.spatial_patch)
-    stage, data = config.stages[stage_name], config.data_of(stage_name)
-    return plan_stage(index, stage, data, patches, config.all_sizes())
-
-
-def _open_data(
-    config: TrainConfig,
-    stage_name: str,
-    datasets: Sequence[str | Path],
-    run: RunDirectory,
-    worker: Worker,
-) -> StageData:
-    index = SampleIndex.open(datasets, run.index)
-    plan = _plan(index, config, stage_name)
-    key = (config.seed, stage_name)
-    data = config.data_of(stage_name)
-    order = SampleOrder(index, plan, key, config.stages[stage_name], data)
-    encoders = load_encoders(config, run.autoencoder, worker.device)
-    return StageData(
-        plan=plan,
-        order=order,
-        loader=BatchLoader(
-            order,
-            SampleReader(index, data, run.frames),
-            data,
-            rank=worker.rank,
-            world_size=worker.world_size,
-        ),
-        encoder=BatchEncoder(encoders, worker.device),
-        null_text=encoders.null_text.to(worker.device),
-    )
 
 
 def _forward_backward(
@@ -321,12 +325,14 @@ def _token_grid(config: TrainConfig, stage_name: str, batch: TrainBatch) -> tupl
     return num_temporal, height // model.spatial_patch, width // model.spatial_patch
 
 
-def _mean_losses(result: StepLoss, worker: Worker) -> MeanLosses:
-    """Of the global batch."""
+def _mean_losses(result: StepLoss, worker: Worker) -> tuple[MeanLosses, bool]:
+    """Of the global batch, and whether some worker is about to be taken away: one message for both."""
     sums = bin_losses(result.per_sample_B, result.t_B, result.task_B)
+    leaving = sums.new_tensor([float(worker.leaving.is_set())])
+    together = torch.cat([sums.flatten(), leaving])
     if worker.world_size > 1:
-        torch.distributed.all_reduce(sums)
-    return mean_losses(sums)
+        torch.distributed.all_reduce(together)
+    return mean_losses(together[:-1].view_as(sums)), bool(together[-1] > 0)
 
 
 def _clip_ids(order: SampleOrder, batch: LoadedBatch) -> list[str]:

@@ -13,14 +13,16 @@ from ray.exceptions import GetTimeoutError, RayError
 from modeling.conditioning import Conditions
 from modeling.sampler import SamplingTask, sample
 from modeling.stiv import STIV
-from training.checkpoint import load_average
+from training.checkpoint import latest_step, load_average
 from training.config import LATENT_DOWNSAMPLING, PreviewConfig, TrainConfig
-from training.encoders import FrozenEncoders, load_encoders, micro_conditions
+from training.due import is_due
+from training.encoders import BatchEncoder, FrozenEncoders, load_encoders, micro_conditions
 from training.errors import TrainError
 from training.randomness import derive_seed, generator_at
 from training.run_directory import RunDirectory
 from training.streaming.buckets import plan_stage
 from training.streaming.index import SampleIndex
+from training.validation import held_out_batches
 from training.video_file import enlarge, write_contact_sheet, write_video
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ class PreviewTask:
     datasets: tuple[str, ...]
     run_dir: str
     checkpoint: str
+    with_given: bool = True
+    """Also of a held-out clip, where the stage allows it."""
 
 
 class Previews:
@@ -50,35 +54,93 @@ class Previews:
         settings = config.stages[stage_name].previews
         assert settings is not None, "the caller asks"
         self._settings = settings
+        self._num_gpus_needed = gpus_needed(config, settings)
         self._task = (config.model_dump_json(), stage_name, tuple(map(str, datasets)), str(run_dir))
-        self._running: ray.ObjectRef[list[str]] | None = None
+        self._last = latest_step(RunDirectory(run_dir).stage(stage_name).checkpoints) or 0
+        self._waiting: tuple[int, Path] | None = None
+        self._running: tuple[int, ray.ObjectRef[list[str]]] | None = None
 
-    def at_checkpoint(self, checkpoint: Path, step: int) -> None:
-        """Start a preview if one is due and none is being made; returns at once."""
-        if step % self._settings.every_steps:
-            return
-        if self._running is not None:
-            if not ray.wait([self._running], timeout=0)[0]:
-                logger.warning("no preview of step %d: the one before is not finished", step)
-                return
+    def at_checkpoint(self, checkpoint: Path, step: int) -> set[int]:
+        """Start a preview if one is due, as soon as the one before is done; returns at once.
+
+        Gives the steps of the checkpoints that must stay, because a preview is made of them or will be.
+        """
+        if is_due(self._settings.every_steps, self._last, step) and self._has_room(step):
+            if self._waiting is not None:
+                logger.warning(
+                    "no preview of step %d: the one before took too long", self._waiting[0]
+                )
+            self._waiting = step, checkpoint
+        self._last = step
+        if self._running is not None and ray.wait([self._running[1]], timeout=0)[0]:
             self._take(0)
-        # A process of its own: it stays nice, and its memory goes back.
-        make = ray.remote(num_cpus=0, num_gpus=self._settings.num_gpus, max_calls=1)(_make_beside)
-        self._running = make.remote(PreviewTask(*self._task, str(checkpoint)))
+        self._start()
+        return {used[0] for used in (self._running, self._waiting) if used is not None}
 
     def finish(self) -> None:
-        """Wait for the last one: Ray ends tasks together with the worker that asked for them."""
-        self._take(LAST_TIMEOUT_S)
+        """Wait for the last ones: Ray ends tasks together with the worker that asked for them."""
+        while self._running is not None:
+            self._take(LAST_TIMEOUT_S)
+            self._start()
+
+    def _has_room(self, step: int) -> bool:
+        """Whether the cluster has the GPUs at all; a task that never starts would hold up the end of the stage."""
+        found = ray.cluster_resources().get("GPU", 0.0)
+        if self._settings.num_gpus == 0 or found >= self._num_gpus_needed:
+            return True
+        logger.warning(
+            "no preview of step %d: %s", step, too_few_gpus(self._num_gpus_needed, found)
+        )
+        return False
+
+    def _start(self) -> None:
+        if self._running is not None or self._waiting is None:
+            return
+        (step, checkpoint), self._waiting = self._waiting, None
+        # A process of its own: it stays nice, and its memory goes back.
+        make = ray.remote(num_cpus=0, num_gpus=self._settings.num_gpus, max_calls=1)(_make_beside)
+        self._running = step, make.remote(PreviewTask(*self._task, str(checkpoint)))
 
     def _take(self, timeout_s: float) -> None:
-        if self._running is None:
-            return
+        assert self._running is not None, "the callers ask"
+        step, videos = self._running
         try:
-            ray.get(self._running, timeout=timeout_s)
+            ray.get(videos, timeout=timeout_s)
         except (RayError, GetTimeoutError) as error:
             # A preview is to look at; training does not end for the want of one.
-            logger.warning("a preview could not be made: %s", error)
+            logger.warning("the preview of step %d could not be made: %s", step, error)
         self._running = None
+
+
+def gpus_needed(config: TrainConfig, settings: PreviewConfig) -> float:
+    """By the workers and the task that samples together."""
+    return settings.num_gpus + (config.num_workers if config.device == "cuda" else 0)
+
+
+def too_few_gpus(needed: float, found: float) -> str:
+    """What is wrong, and what to do about it."""
+    return (
+        f"the workers and the previews need {needed:g} GPUs together, and the cluster has {found:g}; add GPUs, take "
+        "fewer workers, or set previews.num_gpus=0 to sample on the CPU"
+    )
+
+
+def preview_warnings(config: TrainConfig, stages: Sequence[str], num_gpus: float) -> list[str]:
+    """What to tell before training about the previews of these stages on a cluster of so many GPUs."""
+    told: list[str] = []
+    for name in stages:
+        settings = config.stages[name].previews
+        if settings is None:
+            continue
+        needed = gpus_needed(config, settings)
+        if settings.num_gpus and needed > num_gpus:
+            told.append(f"stage {name} will have no previews: {too_few_gpus(needed, num_gpus)}")
+        elif config.device == "cuda" and settings.num_gpus == 0:
+            told.append(
+                f"stage {name} samples its previews on the CPU, which takes hours for a large network; "
+                "previews.num_gpus=1 takes a GPU besides those of the workers"
+            )
+    return told
 
 
 def _make_beside(task: PreviewTask) -> list[str]:
@@ -106,7 +168,12 @@ def sample_stage(
     config = config.model_copy(update={"stages": {**config.stages, stage_name: stage}})
     checkpoint = run.path / result.checkpoint
     task = PreviewTask(
-        config.model_dump_json(), stage_name, tuple(datasets), str(run.path), str(checkpoint)
+        config.model_dump_json(),
+        stage_name,
+        tuple(datasets),
+        str(run.path),
+        str(checkpoint),
+        with_given=False,
     )
     sheets = [Path(path) for path in make_previews(task) if path.endswith(".png")]
     return list(zip(prompts, sheets, strict=True))
@@ -115,7 +182,8 @@ def sample_stage(
 def make_previews(task: PreviewTask) -> list[str]:
     """Write RUN/<stage>/previews/step-NNNNNN-M.mp4 and .png for prompt M; gives their paths.
 
-    The same noise each time, so that previews of one prompt can be compared.
+    The same noise each time, so that previews of one prompt can be compared. A stage that gives frames and holds clips
+    out has one more, step-NNNNNN-given: a held-out clip by its caption and its given frames.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or was deleted meanwhile.
@@ -137,10 +205,19 @@ def make_previews(task: PreviewTask) -> list[str]:
     folder = run.stage(task.stage_name).previews
     folder.mkdir(parents=True, exist_ok=True)
     written: list[str] = []
-    for place, prompt in enumerate(stage.previews.prompts):
-        conditions = _conditions(
+    wanted = [
+        _conditions(
             config, task.stage_name, prompt, (encoders, (playback.height_px, playback.width_px))
         )
+        for prompt in stage.previews.prompts
+    ]
+    names = [str(place) for place in range(len(wanted))]
+    if task.with_given and stage.task == "stiv" and stage.validation is not None:
+        alone = (0, stage.validation.batch_size)
+        held_out = next(held_out_batches(index, config, task.stage_name, run, alone))
+        wanted.append(BatchEncoder(encoders, device).encode(held_out).conditions)
+        names.append("given")
+    for place, (name, conditions) in enumerate(zip(names, wanted, strict=True)):
         shape = conditions.given_latents_BCFHW.shape
         sampling = SamplingTask(
             model=model,
@@ -156,7 +233,7 @@ def make_previews(task: PreviewTask) -> list[str]:
         seed = derive_seed(config.seed, "preview", place, "solver")
         latents = sample(sampling, torch.Generator(device).manual_seed(seed))
         frames = enlarge(encoders.autoencoder.decode(latents).cpu()[0].numpy())
-        path = folder / f"{Path(task.checkpoint).name}-{place}"
+        path = folder / f"{Path(task.checkpoint).name}-{name}"
         write_contact_sheet(frames, path.with_suffix(".png"))
         written.append(str(path.with_suffix(".png")))
         if len(frames) > 1:

@@ -16,7 +16,16 @@ TrackerName = Literal["wandb", "mlflow"]
 
 
 class Sink(Protocol):
-    """Takes numbers by name. `step` counts from 1 and never falls."""
+    """Takes numbers by name. `step` counts from 1 and never falls. All methods are called by one thread."""
+
+    name: str
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What its methods raise when it cannot be reached or written: to try again later is of use then."""
+        ...
+
+    def open(self) -> None: ...
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -26,8 +35,15 @@ class Sink(Protocol):
 class TensorBoardSink:
     """Events in a folder; those beyond the step that a stage goes on from are hidden."""
 
+    name = "TensorBoard"
+    errors = (OSError,)
+
     def __init__(self, folder: Path, first_step: int) -> None:
-        self._events = SummaryWriter(str(folder), purge_step=first_step + 1)
+        self._folder = folder
+        self._first_step = first_step
+
+    def open(self) -> None:
+        self._events = SummaryWriter(str(self._folder), purge_step=self._first_step + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -38,22 +54,32 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """One Weights & Biases run for each stage; offline in the folder unless the environment has a key or a mode."""
+    """One Weights & Biases run for each stage; offline in the folder unless the environment has a key or a mode.
+
+    Raises:
+        TrainError: the package is not installed.
+    """
+
+    name = "Weights & Biases"
 
     def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any]) -> None:
-        wandb = _imported("wandb")
-        folder.mkdir(parents=True, exist_ok=True)
+        self._wandb = _imported("wandb")
+        self._folder, self._run_name, self._settings = folder, run_name, dict(settings)
+        self.errors = (self._wandb.Error, OSError)
+
+    def open(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
         has_account = "WANDB_API_KEY" in os.environ or "WANDB_MODE" in os.environ
-        self._run = wandb.init(
+        self._run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT", "stiv"),
-            name=run_name,
+            name=self._run_name,
             # The same on resume, so that a stage stays one run.
-            id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
+            id=hashlib.sha256(str(self._folder.resolve()).encode()).hexdigest()[:16],
             resume="allow",
-            dir=str(folder),
+            dir=str(self._folder),
             mode=None if has_account else "offline",
-            config=dict(settings),
-            settings=wandb.Settings(silent=True),
+            config=self._settings,
+            settings=self._wandb.Settings(silent=True),
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -64,34 +90,47 @@ class WandbSink:
 
 
 class MlflowSink:
-    """One MLflow run for each stage: at MLFLOW_TRACKING_URI, else as files in the folder."""
+    """One MLflow run for each stage: at MLFLOW_TRACKING_URI, else as files in the folder.
+
+    Raises:
+        TrainError: the package is not installed.
+    """
+
+    name = "MLflow"
 
     def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any]) -> None:
-        mlflow = _imported("mlflow")
+        self._mlflow = _imported("mlflow")
+        self._folder, self._run_name, self._settings = folder, run_name, dict(settings)
+        self.errors = (self._mlflow.exceptions.MlflowException, OSError)
+
+    def open(self) -> None:
         # Its store of plain files still works, but asks to be asked for.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-        uri = os.environ.get("MLFLOW_TRACKING_URI", folder.resolve().as_uri())
-        self._client = mlflow.MlflowClient(tracking_uri=uri)
-        self._metric = mlflow.entities.Metric
+        folder = self._folder.resolve()
+        uri = os.environ.get("MLFLOW_TRACKING_URI", folder.as_uri())
+        self._client = self._mlflow.MlflowClient(tracking_uri=uri)
         experiment = self._client.get_experiment_by_name("stiv")
         number = (
             self._client.create_experiment("stiv")
             if experiment is None
             else experiment.experiment_id
         )
-        known = self._client.search_runs([number], f"tags.folder = '{folder.resolve()}'")
+        known = self._client.search_runs([number], f"tags.folder = '{folder}'")
         if known:
             self._run_id = known[0].info.run_id
             self._client.set_terminated(self._run_id, "RUNNING")
         else:
-            tags = {"folder": str(folder.resolve())}
-            self._run_id = self._client.create_run(number, run_name=run_name, tags=tags).info.run_id
-            for name, value in settings.items():
+            run = self._client.create_run(
+                number, run_name=self._run_name, tags={"folder": str(folder)}
+            )
+            self._run_id = run.info.run_id
+            for name, value in self._settings.items():
                 self._client.log_param(self._run_id, name, value)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         now_ms = int(time.time() * 1000)
-        metrics = [self._metric(name, value, now_ms, step) for name, value in values.items()]
+        metric = self._mlflow.entities.Metric
+        metrics = [metric(name, value, now_ms, step) for name, value in values.items()]
         self._client.log_batch(self._run_id, metrics=metrics)
 
     def close(self) -> None:

@@ -49,16 +49,15 @@ class SkippedSteps:
     """Leaves out steps that are not finite and writes down their batches, until there are too many in a row."""
 
     def __init__(
-        self, path: Path | None, stage_name: str, most_in_a_row: int, steps: range
+        self, path: Path | None, stage_name: str, most_in_a_row: int, first_step: int
     ) -> None:
         """`path` is where to write, on one worker; all workers come to the same decisions."""
         self._path = path
         self._stage_name = stage_name
         self._most_in_a_row = most_in_a_row
-        self._num_steps = steps.stop
         self._num_in_a_row = 0
         if path is not None:
-            forget_steps_after(path, steps.start)
+            forget_steps_after(path, first_step)
 
     def is_finite(self, loss: float, grad_norm: float) -> bool:
         """Whether to take this step; ends a row of skipped ones if so."""
@@ -71,7 +70,7 @@ class SkippedSteps:
         """Write down a step that is left out; `step` counts from 1.
 
         Raises:
-            TrainError: it is one too many, or the last of the stage.
+            TrainError: it is one too many.
         """
         self._num_in_a_row += 1
         if self._path is not None:
@@ -91,10 +90,10 @@ class SkippedSteps:
                 grad_norm,
                 self._path,
             )
-        if self._num_in_a_row > self._most_in_a_row or step == self._num_steps:
+        if self._num_in_a_row > self._most_in_a_row:
             raise TrainError(
                 f"stage {self._stage_name}, step {step}: loss {loss} and gradient norm {grad_norm} must be "
-                f"finite, and were not in {self._num_in_a_row} steps in a row; max_skipped_steps="
-                f"{self._most_in_a_row} and a last step that counts are needed; look at the clips in "
-                "skipped_steps.jsonl, or train with a lower learning rate or a longer warm-up in another run"
+                f"finite, and were not in {self._num_in_a_row} steps in a row, of which max_skipped_steps allows "
+                f"{self._most_in_a_row}; look at the clips in skipped_steps.jsonl, or train with a lower learning "
+                "rate or a longer warm-up in another run"
             )

@@ -1,9 +1,7 @@
 """What a stage measures: one JSON line and the same to each sink per step, and a loss curve."""
 
 import json
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -11,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
 from training.run_directory import StageDirectory
+from training.sending import Sending
 from training.sinks import Sink, TensorBoardSink, flat_numbers
 from training.step_lines import forget_steps_after, read_steps
 
@@ -54,6 +51,10 @@ class StepMetrics:
     """Of the host."""
     peak_gpu_memory_mb: float | None = None
     step_s: float
+    num_workers: int = 1
+    """That shared the step."""
+    telemetry_s: float = 0.0
+    """That training waited for the metrics of the step before to be made and written."""
     loss_by_timestep: tuple[float | None, ...]
     """Mean loss of the samples in each quarter of t from noise to data; None where none fell."""
     loss_by_task: dict[str, float | None] = field(default_factory=dict[str, float | None])
@@ -61,7 +62,11 @@ class StepMetrics:
 
 
 class Telemetry:
-    """Writes the metrics of one stage. On resume it first drops what lies beyond the checkpoint."""
+    """Writes the metrics of one stage. On resume it first drops what lies beyond the checkpoint.
+
+    metrics.jsonl is what the result of a stage is made from: where it cannot be written, training stops. What goes to
+    TensorBoard and the trackers is a copy; their outages are told and waited out (`sending.py`).
+    """
 
     def __init__(
         self, directory: StageDirectory, first_step: int, more_sinks: Sequence[Sink] = ()
@@ -71,14 +76,10 @@ class Telemetry:
         forget_steps_after(directory.metrics, first_step)
         forget_steps_after(directory.validation, first_step)
         self._lines = directory.metrics.open("a", buffering=1)
-        self._sinks: list[Sink] = [TensorBoardSink(directory.tensorboard, first_step), *more_sinks]
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="telemetry")
-        self._sending: Future[None] | None = None
-        self.seconds = 0.0
-        """That training waited for metrics to be written."""
+        sinks: list[Sink] = [TensorBoardSink(directory.tensorboard, first_step), *more_sinks]
+        self.sendings = [Sending(sink) for sink in sinks]
 
     def log(self, metrics: StepMetrics) -> None:
-        started_s = time.perf_counter()
         values = asdict(metrics)
         self._lines.write(json.dumps(values) + "\n")
         del values["step"], values["loss_by_timestep"], values["loss_by_task"]
@@ -87,7 +88,6 @@ class Telemetry:
             {**values, "loss_by_t": dict(quarters), "loss_by_task": metrics.loss_by_task}
         )
         self._send(metrics.step, numbers)
-        self.seconds += time.perf_counter() - started_s
 
     def log_validation(self, step: int, losses: Mapping[str, Any]) -> None:
         """`losses` has the mean as `loss`; one line of their own file."""
@@ -96,15 +96,8 @@ class Telemetry:
         self._send(step, flat_numbers({"validation": losses}))
 
     def _send(self, step: int, numbers: Mapping[str, float]) -> None:
-        """To the sinks, by a thread: some take longer than a small step may wait. Raises what the last one raised."""
-        if self._sending is not None and self._sending.done():
-            self._sending.result()
-
-        def send() -> None:
-            for sink in self._sinks:
-                sink.log(step, numbers)
-
-        self._sending = self._thread.submit(send)
+        for sending in self.sendings:
+            sending.put(step, numbers)
 
     def finish(self) -> list[dict[str, Any]]:
         """Draw the loss curve and return the metrics of all steps."""
@@ -115,9 +108,8 @@ class Telemetry:
 
     def close(self) -> None:
         self._lines.close()
-        self._thread.shutdown()
-        for sink in self._sinks:
-            sink.close()
+        for sending in self.sendings:
+            sending.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -177,7 +169,11 @@ def draw_loss_curve(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     `metrics` are lines of a stage, from `read_metrics`.
     """
-    # Not pyplot: it keeps global state and picks a window system.
+    # Only here: it takes seconds, for which workers that are started again would be waited for. And not pyplot: it keeps
+    # global state and picks a window system.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     whole, binned = figure.subplots(1, 2)

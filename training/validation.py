@@ -1,6 +1,6 @@
 """The loss on clips that are never trained on, with noise and times that are the same each time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from modeling.conditioning import TextFeatures
 from training.config import StageConfig, TrainConfig
 from training.distribute import Worker
+from training.due import is_due
 from training.encoders import BatchEncoder
 from training.errors import DataError
 from training.run_directory import RunDirectory
@@ -20,7 +21,7 @@ from training.state import TrainState
 from training.step import BatchSlice, StepDraws, TrainBatch, draw_step, stage_loss
 from training.streaming.buckets import StagePlan, plan_stage
 from training.streaming.index import SampleIndex
-from training.streaming.loader import BatchLoader
+from training.streaming.loader import BatchLoader, LoadedBatch
 from training.streaming.order import SampleOrder
 from training.streaming.reading import SampleReader
 from training.telemetry import bin_losses, mean_losses
@@ -43,6 +44,25 @@ def plan_validation(index: SampleIndex, config: TrainConfig, stage_name: str) ->
         ) from error
 
 
+def held_out_batches(
+    index: SampleIndex,
+    config: TrainConfig,
+    stage_name: str,
+    run: RunDirectory,
+    share: tuple[int, int],
+) -> Iterator[LoadedBatch]:
+    """The batches of a stage that has a `validation`; `share` is which worker of how many reads its slices of them."""
+    data, stage = config.data_of(stage_name), _as_validated(config.stages[stage_name])
+    assert stage.validation is not None, "the caller asks"
+    plan = plan_validation(index, config, stage_name)
+    order = SampleOrder(index, plan, _key(config, stage_name), stage, data)
+    reader = SampleReader(index, data, run.frames)
+    in_turn = data.model_copy(update={"loader_workers": 0})
+    rank, world_size = share
+    loader = BatchLoader(order, reader, in_turn, rank=rank, world_size=world_size)
+    return loader.batches(0, stage.validation.num_batches)
+
+
 class Validation:
     """The held-out batches of one worker; read and encoded once, then kept in host memory."""
 
@@ -59,25 +79,17 @@ class Validation:
         self._every_steps = settings.every_steps
         self._precision = config.precision
         self._of_stage = config.model_of(stage_name), _as_validated(config.stages[stage_name])
-        self._key = (config.seed, f"{stage_name}/validation")
+        self._key = _key(config, stage_name)
         self._worker = worker
-        index, data = SampleIndex.open(datasets, run.index), config.data_of(stage_name)
-        order = SampleOrder(
-            index,
-            plan_validation(index, config, stage_name),
-            self._key,
-            self._of_stage[1],
-            data,
-        )
-        reader = SampleReader(index, data, run.frames)
-        in_turn = data.model_copy(update={"loader_workers": 0})
-        loader = BatchLoader(order, reader, in_turn, rank=worker.rank, world_size=worker.world_size)
-        self._loaded = loader.batches(0, settings.num_batches)
+        index = SampleIndex.open(datasets, run.index)
+        share = (worker.rank, worker.world_size)
+        self._loaded = held_out_batches(index, config, stage_name, run, share)
         self._batches: list[tuple[TrainBatch, StepDraws]] = []
 
-    def is_due(self, steps_done: int) -> bool:
-        """Every so many steps, and after the last."""
-        return steps_done % self._every_steps == 0 or steps_done == self._of_stage[1].num_steps
+    def is_due(self, last: int, steps_done: int) -> bool:
+        """Every so many steps, and after the last; `last` is the step of the validation before."""
+        is_end = steps_done == self._of_stage[1].num_steps
+        return is_end or is_due(self._every_steps, last, steps_done)
 
     @torch.no_grad()
     def losses(
@@ -109,6 +121,10 @@ class Validation:
             torch.distributed.all_reduce(sums)
         found = asdict(mean_losses(sums))
         return {**found, "by_timestep": list(found["by_timestep"])}
+
+
+def _key(config: TrainConfig, stage_name: str) -> tuple[int, str]:
+    return config.seed, f"{stage_name}/validation"
 
 
 def _as_validated(stage: StageConfig) -> StageConfig:

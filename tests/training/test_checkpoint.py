@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoint import Snapshot, file_sha256, load_average, load_checkpoint
+from training.checkpoint import Snapshot, file_sha256, latest_step, load_average, load_checkpoint
 from training.checkpoint_writer import CheckpointWriter, KeepPolicy
 from training.distribute import Worker
 from training.errors import CheckpointError
@@ -38,6 +38,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
     assert loaded is not None
     assert (loaded.step, loaded.seconds) == (7, 10.5)
+    assert latest_step(tmp_path) == 7
     for kind, tensors in snapshot(7).kinds.items():
         found = loaded.whole(kind)
         assert found.keys() == tensors.keys()
@@ -96,6 +97,7 @@ def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
+    assert latest_step(tmp_path) is None
     assert load_checkpoint(tmp_path, settings=SETTINGS) is None
 
 
@@ -117,6 +119,13 @@ def test_some_stay_for_good(tmp_path: Path) -> None:
         "step-000006",
         "step-000007",
     ]
+
+
+def test_of_every_so_many_steps_the_first_checkpoint_stays_wherever_it_fell(tmp_path: Path) -> None:
+    for step in (2, 4, 5, 8, 9, 10):
+        save(tmp_path, step, keep=1, every=3)
+    kept = sorted(path.name for path in tmp_path.glob("step-*"))
+    assert kept == ["step-000004", "step-000008", "step-000009", "step-000010"]
 
 
 @pytest.mark.parametrize("leftover", [".step-000009.tmp", "step-000009"])

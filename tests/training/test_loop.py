@@ -1,13 +1,16 @@
 """Whole stages in one process, with the embedded encoders."""
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.training.builders import tiny_config, tiny_stage
-from training.checkpoint import Snapshot
+from training.checkpoint import Snapshot, latest_step, write_json
 from training.checkpoint_writer import CheckpointWriter
 from training.config import OptimizerConfig, TrainConfig
 from training.encoders import BatchEncoder
@@ -17,7 +20,7 @@ from training.run_directory import RunDirectory
 from training.step import TrainBatch
 from training.step_lines import read_steps
 from training.streaming.loader import LoadedBatch
-from training.telemetry import read_metrics
+from training.telemetry import StepMetrics, Telemetry, read_metrics
 
 
 class KilledError(Exception):
@@ -71,6 +74,30 @@ def test_ten_steps_equal_five_a_kill_and_the_rest_bit_for_bit(
     ]
     assert losses[0] == losses[1]
     assert [step for step, _ in losses[0]] == list(range(1, 11))
+
+
+def test_on_slow_storage_two_intervals_are_unsaved_at_most(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = tiny_stage("t2i", num_steps=8, checkpoint_every_steps=2)
+    config = tiny_config(stages={"t2i": stage})
+    checkpoints = RunDirectory(tmp_path).stage("t2i").checkpoints
+    write, log = write_json, Telemetry.log
+    unsaved: list[int] = []
+
+    def write_slowly(path: Path, content: Mapping[str, Any]) -> None:
+        time.sleep(0.3)
+        write(path, content)
+
+    def log_and_look(telemetry: Telemetry, metrics: StepMetrics) -> None:
+        unsaved.append(metrics.step - (latest_step(checkpoints) or 0))
+        log(telemetry, metrics)
+
+    monkeypatch.setattr("training.checkpoint_writer.write_json", write_slowly)
+    monkeypatch.setattr(Telemetry, "log", log_and_look)
+    prepare_run(config, [dataset], tmp_path)
+    train_stage(config, "t2i", [dataset], tmp_path)
+    assert 2 < max(unsaved) <= 4
 
 
 def test_a_chain_hands_its_averaged_weights_on(dataset: Path, tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
 import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from training.run_directory import StageDirectory
+from tests.training.builders import tiny_config, tiny_stage
+from training.loop import prepare_run, train_stage
+from training.run_directory import RunDirectory, StageDirectory
+from training.sending import Sending
 from training.sinks import MlflowSink, WandbSink, flat_numbers
 from training.step_lines import read_last_steps
 from training.telemetry import (
@@ -116,24 +123,125 @@ def test_numbers_are_flat_and_finite() -> None:
     assert flat_numbers(values) == {"a": 1.0, "c/d": 2.5}
 
 
+class ShakySink:
+    """Takes nothing while `is_down`; as a server that is restarted."""
+
+    name = "shaky"
+    errors = (ConnectionError,)
+
+    def __init__(self) -> None:
+        self.is_down = threading.Event()
+        self.is_down.set()
+        self.may_open = threading.Event()
+        self.may_open.set()
+        self.steps: list[int] = []
+        self.is_closed = False
+
+    def open(self) -> None:
+        self.may_open.wait()
+        if self.is_down.is_set():
+            raise ConnectionError("nobody answers\nand so on")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.open()
+        self.steps.append(step)
+
+    def close(self) -> None:
+        self.open()
+        self.is_closed = True
+
+
+def test_an_outage_is_told_once_and_waited_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("training.sending.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("training.sending.LAST_PAUSE_S", 0.02)
+    monkeypatch.setattr("training.sending.MAX_WAITING", 5)
+    sink = ShakySink()
+    sending = Sending(sink)
+    for step in range(1, 11):
+        sending.put(step, {"loss": 1.0})
+    time.sleep(0.2)
+    assert sink.steps == []
+    sink.is_down.clear()
+    wait_until(lambda: len(sink.steps) == 5)
+    sink.is_down.set()
+    sending.put(11, {"loss": 1.0})
+    time.sleep(0.1)
+    sink.is_down.clear()
+    sending.close()
+    assert sink.steps == [6, 7, 8, 9, 10, 11]
+    assert sink.is_closed
+    told = [record.message for record in caplog.records]
+    assert told == [
+        "shaky takes no metrics (ConnectionError: nobody answers); training goes on, and the last 5 steps are kept for it",
+        "shaky takes metrics again",
+        "shaky takes no metrics (ConnectionError: nobody answers); training goes on, and the last 5 steps are kept for it",
+        "shaky takes metrics again",
+        "shaky did not take the metrics of 5 steps; they are in metrics.jsonl",
+    ]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    given_up_s = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < given_up_s
+        time.sleep(0.01)
+
+
+def test_a_sink_that_hangs_does_not_hold_up_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    sink = ShakySink()
+    sink.is_down.clear()
+    sink.may_open.clear()
+    sending = Sending(sink)
+    sending.put(1, {})
+    started_s = time.monotonic()
+    sending.close(timeout_s=0.1)
+    assert time.monotonic() - started_s < 5
+    assert "shaky did not take the metrics of 1 steps" in caplog.text
+    sink.may_open.set()
+
+
+@pytest.mark.slow
+def test_a_stage_is_trained_to_its_end_while_its_tracker_is_down(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    config = tiny_config(stages={"t2i": tiny_stage("t2i")}, trackers=("mlflow",))
+    prepare_run(config, [dataset], tmp_path)
+    train_stage(config, "t2i", [dataset], tmp_path)
+    assert RunDirectory(tmp_path).stage("t2i").result() is not None
+    assert "MLflow takes no metrics (MlflowException: " in caplog.text
+    assert "MLflow did not take the metrics of 4 steps" in caplog.text
+
+
+@pytest.mark.slow
 def test_wandb_takes_a_stage_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     sink = WandbSink(tmp_path / "wandb", "test/t2v", {"seed": 0})
+    sink.open()
     sink.log(1, {"loss": 0.5})
     sink.close()
     (written,) = tmp_path.glob("wandb/wandb/offline-run-*/run-*.wandb")
     assert b"loss" in written.read_bytes()
 
 
+@pytest.mark.slow
 def test_mlflow_keeps_a_stage_one_run_in_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("mlflow")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for step in (1, 2):
         sink = MlflowSink(tmp_path / "mlflow", "test/t2v", {"seed": 0})
+        sink.open()
         sink.log(step, {"loss": 1.0 / step})
         sink.close()
     (written,) = tmp_path.glob("mlflow/*/*/metrics/loss")

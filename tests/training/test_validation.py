@@ -8,13 +8,17 @@ import pytest
 from tests.training.builders import tiny_config, tiny_stage, write_dataset
 from tests.training.processes import run_workers
 from tests.training.test_sharded_stage import train
+from training.checkpoint import load_average
 from training.config import TrainConfig
+from training.encoders import BatchEncoder
 from training.errors import DataError
 from training.loop import prepare_run, train_stage
 from training.run_directory import RunDirectory
+from training.step import TrainBatch
 from training.step_lines import read_steps
 from training.streaming.buckets import is_held_out, plan_stage
 from training.streaming.index import SampleIndex
+from training.streaming.loader import LoadedBatch
 from training.validation import plan_validation
 
 
@@ -66,6 +70,45 @@ def test_the_loss_of_held_out_clips_does_not_touch_training(dataset: Path, tmp_p
     result = RunDirectory(runs[1]).stage("stiv").result()
     assert result is not None
     assert result.validation_loss == often[3]["loss"]
+
+
+def test_what_falls_on_a_skipped_step_comes_after_the_next_good_one_and_the_end_at_once(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second batch and the last are damaged; checkpoints, one to keep and a validation are due every 2 steps."""
+    stage = config_of().stages["stiv"]
+    assert stage.validation is not None
+    changes = {
+        "num_steps": 6,
+        "num_checkpoints_kept": 1,
+        "keep_every_steps": 2,
+        # Of the batch with number 0 alone, which is not damaged.
+        "validation": stage.validation.model_copy(update={"num_batches": 1}),
+    }
+    config = tiny_config(stages={"stiv": stage.model_copy(update=changes)})
+    encode = BatchEncoder.encode
+
+    def encode_with_damage(encoder: BatchEncoder, loaded: LoadedBatch) -> TrainBatch:
+        batch = encode(encoder, loaded)
+        if loaded.step in (1, 5):
+            batch.latents_BCFHW[0, 0, 0, 0, 0] = float("nan")
+        return batch
+
+    monkeypatch.setattr(BatchEncoder, "encode", encode_with_damage)
+    prepare_run(config, [dataset], tmp_path)
+    train_stage(config, "stiv", [dataset], tmp_path)
+
+    directory = RunDirectory(tmp_path).stage("stiv")
+    result = directory.result()
+    assert result is not None
+    assert [line["step"] for line in read_steps(directory.skipped_steps)] == [2, 6]
+    assert [line["step"] for line in read_steps(directory.metrics)] == [1, 3, 4, 5]
+    assert [line["step"] for line in read_steps(directory.validation)] == [3, 4, 6]
+    kept = ["step-000003", "step-000004", "step-000006"]
+    assert sorted(path.name for path in directory.checkpoints.glob("step-*")) == kept
+    assert (tmp_path / result.checkpoint).name == kept[-1]
+    average = load_average(tmp_path / result.checkpoint)
+    assert all(tensor.isfinite().all() for tensor in average.values())
 
 
 def test_sharded_weights_give_the_same_loss(dataset: Path, tmp_path: Path) -> None:
