@@ -4,6 +4,7 @@ Each command imports what it needs when it is called, so that `stiv --help` answ
 """
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -173,6 +174,12 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run.")
     ] = False,
+    local: Annotated[
+        bool,
+        typer.Option(
+            "--local", help="In this process, on one worker and without Ray: for a debugger."
+        ),
+    ] = False,
     print_config: PrintConfigOption = False,
     ray_address: RayOption = LOCAL,
 ) -> None:
@@ -188,14 +195,20 @@ def train(
         raise typer.BadParameter("both --dataset and --run are needed")
     if progressive and stage is not None:
         raise typer.BadParameter("--progressive trains every stage, --stage one: give one of them")
+    if local and ray_address != LOCAL:
+        raise typer.BadParameter(
+            "--local trains without Ray, --ray-address on it: give one of them"
+        )
     from orchestration.summary import print_training
     from training.streaming.shards import fingerprint_of
 
     # Before Ray starts, so that a typing error is answered at once.
     for name in dataset:
         fingerprint_of(name, memory=None)
-    with ray_session(ray_address), progress_reporter(console) as reporter:
-        from training.launch import fit, stages_for
+    from training.chain import ChainOptions, stages_for
+
+    session = nullcontext() if local else ray_session(ray_address)
+    with session, progress_reporter(console) as reporter:
 
         def show(stage: str, step: int, num_steps: int, loss: float) -> None:
             reporter.update(stage, step, num_steps, f"steps, loss {loss:.4f}")
@@ -203,16 +216,21 @@ def train(
         def show_plan(stage: str, table: str) -> None:
             console.print(f"stage {stage}\n{table}\n", highlight=False, markup=False)
 
-        result = fit(
-            config,
-            dataset,
-            run,
+        options = ChainOptions(
             stages=None if stage is None else stages_for(config, stage),
             resume=resume,
             from_run=from_run,
             on_plan=show_plan,
             on_progress=show,
         )
+        if local:
+            from training.local import fit_locally
+
+            result = fit_locally(config, dataset, run, **options)
+        else:
+            from training.launch import fit
+
+            result = fit(config, dataset, run, **options)
     print_training(console, result)
 
 

@@ -67,13 +67,15 @@ class ValidationConfig(FrozenModel):
 
 
 class PreviewConfig(FrozenModel):
-    """Videos to look at while a stage trains, made beside it from its checkpoints, by text alone."""
+    """Videos to look at while a stage trains, made beside it from its checkpoints: by text alone, and of a held-out clip
+    from its given frames where a stage gives some and has a `validation`."""
 
     every_steps: int = Field(ge=1)
     """A multiple of `checkpoint_every_steps`."""
     prompts: tuple[str, ...] = Field(min_length=1)
     num_gpus: float = Field(default=0, ge=0)
-    """Of the task that samples, besides those of the workers; with 0 it samples on the CPU."""
+    """Of the task that samples, besides those of the workers; with 0 it samples on the CPU, which takes hours for a
+    large network. Where the cluster has too few in all, no previews are made, and the log says so."""
 
 
 class StageConfig(FrozenModel):
@@ -128,8 +130,9 @@ class StageConfig(FrozenModel):
     validation: ValidationConfig | None = None
     previews: PreviewConfig | None = None
     checkpoint_every_steps: int = Field(ge=1)
+    """A killed run does at most so many steps again, and those that were taken while the last checkpoint was written."""
     num_checkpoints_kept: int = Field(default=2, ge=1)
-    """The last ones; those of every `keep_every_steps` steps stay for good."""
+    """The last ones; the first one of every `keep_every_steps` steps stays for good."""
     keep_every_steps: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
@@ -209,6 +212,9 @@ class TrainConfig(FrozenModel):
     number while machines come and go: from the latest checkpoint, on the same samples."""
     resize_check_s: float = Field(default=60.0, gt=0)
     """How often it looks whether there is room for more."""
+    max_worker_failures: int = Field(default=3, ge=0)
+    """How many times workers that failed are started again while no new checkpoint comes. As long as checkpoints come
+    there is no limit, and a mistake in what they were given stops the run at once."""
     threads_per_worker: int = Field(default=1, ge=1)
     seed: int = 0
 

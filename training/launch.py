@@ -5,15 +5,14 @@ Ray Train starts, watches and restarts the workers; where a stage goes on is dec
 calls `ray.train.report` nowhere: it is a barrier over all workers, and nothing here needs one.
 """
 
-import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+import time
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import ray
 import ray.train
@@ -23,49 +22,30 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
-from training.branch import Origin, take_over
+from training.chain import ChainOptions, train_chain
 from training.config import TrainConfig
 from training.distribute import Worker, wait_for_all
 from training.errors import TrainError, TrainingError
-from training.loop import prepare_run, train_stage
-from training.previews import Previews
+from training.failures import Retries
+from training.loop import train_stage
+from training.previews import Previews, preview_warnings
 from training.run_directory import RunDirectory, TrainResult
-from training.run_lock import locked
-from training.streaming.index import SampleIndex
-from training.streaming.loader import read_ahead_mb
-from training.streaming.shards import dataset_names
 
 logger = logging.getLogger(__name__)
 
-ProgressCallback = Callable[[str, int, int, float], None]
-"""Called with (stage, steps done, steps in all, loss) from a thread of the driver. The fit of the autoencoder
-comes first, under the name `autoencoder`."""
-
-PlanCallback = Callable[[str, str], None]
-"""Called before training with each stage and what it will train on, as a table."""
-
-MAX_WORKER_FAILURES = 1
-"""A stage goes on from its latest checkpoint this many times after a worker died."""
-POLL_INTERVAL_S = 0.5
 CPUS_PER_WORKER = 0.5
 """What a worker asks Ray for, so that two workers fit beside others on two cores."""
+NOTICE_POLL_S = 1.0
+"""How often a worker asks whether its machine, or that of another one, is about to be taken away."""
 
 
-def fit(  # noqa: PLR0913  (what to train, where, and three ways to follow it)
+def fit(
     config: TrainConfig,
     datasets: Sequence[str | Path],
     run_dir: Path,
-    *,
-    stages: Sequence[str] | None = None,
-    resume: bool = False,
-    from_run: Path | None = None,
-    on_plan: PlanCallback = lambda _name, _table: None,
-    on_progress: ProgressCallback | None = None,
+    **options: Unpack[ChainOptions],
 ) -> TrainResult:
-    """Train every stage that is not finished yet, in order. Ray must be initialised by the caller.
-
-    With `stages`, only these; what they start from must be finished. Finished stages are not trained again. An unfinished stage with a checkpoint goes on only if
-    `resume` is set. Stages that are finished in `from_run` and were made in the same way are taken over from there.
+    """Train every stage that is not finished yet, in order, on Ray Train. Ray must be initialised by the caller.
 
     Raises:
         DataError: the shards are broken, or hold no usable clip.
@@ -74,87 +54,16 @@ def fit(  # noqa: PLR0913  (what to train, where, and three ways to follow it)
     """
     if not ray.is_initialized():
         raise TrainError("Ray is not running in this process; call ray.init() before fit()")
-    names = dataset_names(datasets)
-    run = RunDirectory(run_dir.resolve())
-    with locked(run.driver_lock):
-        if from_run is not None:
-            for name, origin in _taken_over(config, stages, names, run, from_run).items():
-                on_plan(name, f"taken over from {origin.run}, {origin.checkpoint}")
-        # What another run trained may not even be possible on these shards.
-        wanted = [n for n in _wanted(config, stages, run) if not run.stage(n).origin.exists()]
-        on_fit_step = partial(on_progress, "autoencoder") if on_progress else None
-        for name, plan in prepare_run(config, names, run.path, wanted, on_fit_step).items():
-            ahead_mb = read_ahead_mb(plan, config.data, config.num_workers)
-            on_plan(name, f"{plan.table()}\nread ahead: at most {ahead_mb:.0f} MiB in each worker")
-        if not resume:
-            _refuse_unfinished(wanted, run)
-        unfinished = [name for name in wanted if run.stage(name).result() is None]
-        if unfinished:
-            num_steps = {name: config.stages[name].num_steps for name in unfinished}
-            with _reported(run, num_steps, on_progress):
-                _fit_stages(config, unfinished, names, run)
-    results = [run.stage(name).result() for name in config.stages]
-    return TrainResult(
-        run_dir=run.path, stages=tuple(result for result in results if result is not None)
-    )
-
-
-def _taken_over(
-    config: TrainConfig,
-    stages: Sequence[str] | None,
-    datasets: Sequence[str],
-    run: RunDirectory,
-    from_run: Path,
-) -> dict[str, Origin]:
-    # Before anything is put into the directory: it may be that of another run.
-    run.claim(config, SampleIndex.open(datasets, run.index).fingerprint)
-    wanted = [name for name in config.stages if stages is None or name in stages]
-    return take_over(config, wanted, run, RunDirectory(from_run.resolve()))
-
-
-def stages_for(config: TrainConfig, stage: str) -> list[str]:
-    """A stage after all that it starts from.
-
-    Raises:
-        TrainError: there is no such stage.
-    """
-    if stage not in config.stages:
-        raise TrainError(f"there is no stage {stage}; the run has {', '.join(config.stages)}")
-    return config.needed_for(stage)
-
-
-def _wanted(config: TrainConfig, stages: Sequence[str] | None, run: RunDirectory) -> list[str]:
-    """The stages to train, in order, all of whose starts are finished or among them."""
-    if stages is None:
-        return list(config.stages)
-    if unknown := [name for name in stages if name not in config.stages]:
-        raise TrainError(
-            f"there is no stage {', '.join(unknown)}; the run has {', '.join(config.stages)}"
-        )
-    for name in stages:
-        for start in config.starts_of(name):
-            if start not in stages and run.stage(start).result() is None:
-                raise TrainError(
-                    f"stage {name} starts from stage {start}, which is not finished in {run.path}; "
-                    f"train {start} first"
-                )
-    return [name for name in config.stages if name in stages]
-
-
-def _refuse_unfinished(names: Sequence[str], run: RunDirectory) -> None:
-    for name in names:
-        stage = run.stage(name)
-        if stage.has_checkpoint and stage.result() is None:
-            raise TrainError(
-                f"stage {name} in {run.path} was interrupted; pass --resume to go on from its latest "
-                "checkpoint, or choose another --run"
-            )
+    return train_chain(config, datasets, run_dir, _fit_stages, **options)
 
 
 def _fit_stages(
     config: TrainConfig, names: Sequence[str], datasets: Sequence[str], run: RunDirectory
 ) -> None:
     """One group of workers for all of them: to start a group takes as long as a small stage."""
+    for warning in preview_warnings(config, names, ray.cluster_resources().get("GPU", 0.0)):
+        logger.warning(warning)
+    watches_notices = _may_lose_machines(config)
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={
@@ -162,6 +71,7 @@ def _fit_stages(
             "stages": list(names),
             "datasets": list(datasets),
             "run_dir": str(run.path),
+            "watches_notices": watches_notices,
         },
         torch_config=TorchConfig(backend="nccl" if config.device == "cuda" else "gloo"),
         scaling_config=ScalingConfig(
@@ -175,11 +85,13 @@ def _fit_stages(
         run_config=RunConfig(
             name="-".join(names),
             storage_path=str(run.path / "ray"),
-            failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
+            # Without limit: `Retries` knows when to give up.
+            failure_config=FailureConfig(max_failures=-1),
+            callbacks=[Retries(run.path, tuple(names), config.max_worker_failures)],
         ),
     )
     try:
-        with _ray_train_settings():
+        with _ray_train_settings(config, watches_notices):
             trainer.fit()
     except TrainingFailedError as error:
         unfinished = (name for name in names if run.stage(name).result() is None)
@@ -205,6 +117,8 @@ def _train_worker(settings: dict[str, Any]) -> None:
     assert isinstance(device, torch.device), "one device per worker is asked for"
     run = RunDirectory(Path(settings["run_dir"]))
     worker = Worker(context.get_world_rank(), context.get_world_size(), device)
+    if settings["watches_notices"]:
+        threading.Thread(target=_watch_notices, args=[worker.leaving], daemon=True).start()
     for name in settings["stages"]:
         # After the restart of a worker group, the stages before the interrupted one are finished.
         if run.stage(name).result() is None:
@@ -241,17 +155,30 @@ def _cause(error: TrainingFailedError) -> str:
     return f"{type(first).__name__}: {lines[-1] if lines else 'no message'}"
 
 
+def _may_lose_machines(config: TrainConfig) -> bool:
+    """Whether workers may be on a machine that is taken away while the driver's stays."""
+    return config.min_workers is not None or sum(node["Alive"] for node in ray.nodes()) > 1
+
+
+def _watch_notices(leaving: threading.Event) -> None:
+    """Ask Ray Train, in step with the other workers, until it has been told that a machine will be taken away."""
+    while ray.train.get_preemption_info() is None:
+        time.sleep(NOTICE_POLL_S)
+    leaving.set()
+
+
 @contextmanager
-def _ray_train_settings() -> Generator[None]:
+def _ray_train_settings(config: TrainConfig, watches_notices: bool) -> Generator[None]:
     """Ray Train reads these from the environment of the driver; what the user has set stays."""
     wanted = {
         # The controller notices an ended stage within this time; its default is 2 s.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-        # Workers import torch at the same time; on a busy machine that takes longer than 60 s.
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
-        # One process less to start per stage. It watches cloud nodes about to be reclaimed.
-        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        # A process more to start with each group of workers. It watches machines about to be reclaimed.
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1" if watches_notices else "0",
     }
+    if config.min_workers is not None:
+        # For up to 20 s after a machine has gone Ray Train believes in it, and waits for room on it.
+        wanted["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "15"
     added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -259,58 +186,3 @@ def _ray_train_settings() -> Generator[None]:
     finally:
         for name in added:
             del os.environ[name]
-
-
-@contextmanager
-def _reported(
-    run: RunDirectory, num_steps: Mapping[str, int], on_progress: ProgressCallback | None
-) -> Generator[None]:
-    """While the block runs, pass each new line of the stages' metrics to the callback, in order."""
-    if on_progress is None:
-        yield
-        return
-    tails = {name: MetricsTail(run.stage(name).metrics) for name in num_steps}
-    done = threading.Event()
-
-    def report_new() -> None:
-        for name, tail in tails.items():
-            # Asked before the lines are read: a finished stage's last line is then among them.
-            finished = run.stage(name).result() is not None
-            for metrics in tail.new_lines():
-                on_progress(name, metrics["step"], num_steps[name], metrics["loss"])
-            if not finished:
-                return
-
-    def poll() -> None:
-        while not done.wait(POLL_INTERVAL_S):
-            report_new()
-
-    thread = threading.Thread(target=poll, name="training-progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        report_new()
-
-
-class MetricsTail:
-    """New complete lines of a growing file. A restarted stage replaces the file: it is read anew."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._inode = 0
-        self._offset = 0
-
-    def new_lines(self) -> list[dict[str, Any]]:
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            inode = os.fstat(file.fileno()).st_ino
-            if inode != self._inode:
-                self._inode, self._offset = inode, 0
-            file.seek(self._offset)
-            complete, newline, _ = file.read().rpartition(b"\n")
-        self._offset += len(complete) + len(newline)
-        return [json.loads(line) for line in complete.splitlines()]

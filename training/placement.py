@@ -6,6 +6,7 @@ PLACEMENT_FIELDS: dict[str, Any] = {
     "num_workers": True,
     "min_workers": True,
     "resize_check_s": True,
+    "max_worker_failures": True,
     "threads_per_worker": True,
     "recompute": True,
     "sharding": True,

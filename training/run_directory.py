@@ -4,6 +4,7 @@ RUN/config.json                  resolved config and the fingerprint of the shar
 RUN/autoencoder.safetensors      PatchPCA or ConvAutoencoder fitted on them, where the config names one
 RUN/index/                       which samples there are; may be deleted
 RUN/frames/                      decoded frames at training size; may be deleted
+RUN/failures.jsonl               workers that failed, and what they said (`failures.py`)
 RUN/driver.lock, trainer.lock    held by the processes that write the run (`run_lock.py`)
 RUN/<stage>/playback.json        speed and size of the sources of its clips, written before the first step
 RUN/<stage>/metrics.jsonl        one line per optimizer step
@@ -11,7 +12,8 @@ RUN/<stage>/skipped_steps.jsonl  steps left out because they were not finite, wi
 RUN/<stage>/tensorboard/         the same as TensorBoard events
 RUN/<stage>/wandb, mlflow        the same for these trackers, where the config names them
 RUN/<stage>/validation.jsonl     losses on held-out clips, where the stage has a `validation`
-RUN/<stage>/previews/            step-NNNNNN-M.mp4 and .png of prompt M, where the stage has `previews`
+RUN/<stage>/previews/            step-NNNNNN-M.mp4 and .png of prompt M, where the stage has `previews`; -given of a
+                                 held-out clip, where it also gives frames and has a `validation`
 RUN/<stage>/loss.png
 RUN/<stage>/checkpoints/         see `checkpoint.py`
 RUN/<stage>/origin.json          of a stage taken over from another run: which, and its hash (`branch.py`)
@@ -143,6 +145,7 @@ class RunDirectory:
         self.autoencoder = path / "autoencoder.safetensors"
         self.frames = path / "frames"
         self.index = path / "index"
+        self.failures = path / "failures.jsonl"
         self.driver_lock = path / "driver.lock"
         self.trainer_lock = path / "trainer.lock"
 

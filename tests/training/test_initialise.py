@@ -9,12 +9,12 @@ from modeling.stiv import STIV
 from tests.training.builders import tiny_config, tiny_stage
 from tests.training.planning.steps import STAGE, config_of, peak_of
 from tests.training.processes import pretended_workers
+from training.chain import stages_for
 from training.checkpoint import load_average
 from training.config import TrainConfig
 from training.distribute import Worker
 from training.errors import TrainError
 from training.initialise import initialise
-from training.launch import stages_for
 from training.loop import prepare_run, train_stage
 from training.randomness import derive_seed
 from training.run_directory import RunDirectory

@@ -10,9 +10,10 @@ import pytest
 
 from modeling.settings import ConvSettings
 from tests.training.builders import tiny_config
+from training.chain import MetricsTail
 from training.config import EncoderConfig, PreviewConfig
 from training.errors import TrainError
-from training.launch import MetricsTail, fit
+from training.launch import fit
 
 
 @pytest.mark.slow
