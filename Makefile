@@ -28,10 +28,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup ## Film -> shards -> tiny STIV in three stages -> sampled videos (about 7 minutes on 2 cores)
 	$(BIN)/stiv demo --home demo
 
+# Beside Dagster, for the links in it, the reports (3001) and TensorBoard (6006); they end with it.
 ui: setup ## Open the Dagster UI on 127.0.0.1:3000 over the same folders as the demo
-	@mkdir -p $(DEMO)/dagster $(DEMO)/sources
+	@mkdir -p $(DEMO)/dagster $(DEMO)/sources $(DEMO)/runs
 	@cp orchestration/dagster.yaml $(DEMO)/dagster/dagster.yaml
-	DAGSTER_HOME=$(DEMO)/dagster STIV_HOME=$(DEMO) $(BIN)/dagster dev -m orchestration.definitions -h 127.0.0.1 -p 3000
+	@trap 'kill $$reports $$curves 2>/dev/null' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
+	  $(BIN)/python -m orchestration.file_server $(DEMO) --port 3001 & reports=$$!; \
+	  $(BIN)/tensorboard --logdir $(DEMO)/runs --host 127.0.0.1 --port 6006 >/dev/null 2>&1 & curves=$$!; \
+	  DAGSTER_HOME=$(DEMO)/dagster STIV_HOME=$(DEMO) \
+	  STIV_FILES_URL=http://127.0.0.1:3001 STIV_TENSORBOARD_URL=http://127.0.0.1:6006 \
+	  $(BIN)/dagster dev -m orchestration.definitions -h 127.0.0.1 -p 3000
 
 check: setup ## Format, lint, strict types, import contracts
 	$(BIN)/ruff format --check .

@@ -222,6 +222,38 @@ class Page:
             lambda browser: "/runs/" in browser.current_url, "the run was not launched"
         )
 
+    @property
+    def address(self) -> str:
+        return self._browser.current_url
+
+    def address_of(self, end: str) -> str:
+        """Where a link goes whose address ends so."""
+        links = (By.CSS_SELECTOR, f"a[href$='{end}']")
+        link = self._wait.until(lambda browser: browser.find_element(*links))
+        return str(link.get_attribute("href"))
+
+    def is_green(self, asset: str) -> bool:
+        """Whether the box of an asset in the graph has a green frame, as one has that is materialised and passed its
+        checks.
+        """
+        script = """
+            let node = arguments[0];
+            while (node) {
+                const style = getComputedStyle(node);
+                if (parseFloat(style.borderTopWidth) >= 1 && style.borderTopStyle !== 'none')
+                    return style.borderTopColor.match(/[0-9.]+/g).map(Number);
+                node = node.parentElement;
+            }
+            return null;
+        """
+        found = self._browser.execute_script(script, self.see(asset))
+        assert found is not None, f"{asset} has no frame on {self.address}"
+        red, green, blue = found[:3]
+        return green > red + 30 and green > blue + 30
+
+    def wait_until_green(self, asset: str) -> None:
+        self._wait.until(lambda _: self.is_green(asset), f"{asset} is not green on {self.address}")
+
     def picture_width_px(self, alt: str) -> int:
         """The width of the decoded picture: 0 would be a broken one."""
         pictures = (By.CSS_SELECTOR, f"img[alt='{alt}']")

@@ -8,14 +8,17 @@ a folder of videos to take instead of the film that the test makes.
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
 import pytest
 
 from data_engine.tables import DatasetPaths, read_clips
+from orchestration.file_server import open_server
 from tests.orchestration.builders import BATCH, FEW_STEPS, wait_for, write_film
 from tests.orchestration.dagster_ui import Page, Server, chromium, dagster_dev, find_browser
 
@@ -24,6 +27,15 @@ TRAINING_S = 1200.0
 STRICT_MOTION = 0.15
 """Of the two shots of the film that move, one is faster: diagonals a second."""
 LOCATION = "orchestration.definitions"
+CURATION = (
+    *("source_videos", "scored_clips", "filtered_clips", "deduplicated_clips", "captioned_clips"),
+    *("shards", "curation_report"),
+)
+SHORT: dict[str, Any] = {
+    **FEW_STEPS,
+    "stages": {name: {**stage, "num_steps": 60} for name, stage in FEW_STEPS["stages"].items()},
+}
+"""Enough steps for the loss to fall."""
 
 
 @pytest.mark.ui
@@ -36,40 +48,61 @@ def test_a_batch_is_curated_and_trained_on_by_clicking(tmp_path: Path) -> None:
         pytest.skip("needs chromium and chromedriver (`make browser`); required where CI is set")
     assert found, "CI is set, so Chromium and chromedriver must be installed (`make browser`)"
     home = tmp_path / "home"
-    with dagster_dev(home) as server, chromium(*found, tmp_path / "profile") as page:
-        page.open(f"{server.url}/locations/{LOCATION}/asset-groups/curation/lineage")
-        page.see("scored_clips")
-        page.click("Materialize all")
-        page.click("Add a partition")
-        page.type("name", batch_name())
-        page.click("Save")
-        page.see("Launch 1 run")
-        # Only now, since the sensor would add the partition of a folder that it finds before.
-        put_videos(home)
-        page.click("Launch 1 run")
-        assert server.wait_for_runs(CURATION_S) == ["SUCCESS"], server.log_tail()
-
-        page.open(f"{server.url}/locations/{LOCATION}/asset-groups/curation/lineage")
-        page.see("deduplicated_clips")
-        picture(page, "lineage")
-        page.open(f"{server.url}/assets/shards?view=checks")
-        page.see("every_shard_matches_its_hash")
-        page.see("Passed")
-        page.open(f"{server.url}/assets/filtered_clips")
-        page.scroll_to("clips_kept")
-        picture(page, "asset")
-        page.click("[Show Markdown]")
-        assert page.picture_width_px("funnel") > 100
-        assert page.picture_width_px("kept clips") > 100
-        picture(page, "report")
-        page.darken(True)
-        picture(page, "report-dark")
-        page.darken(False)
-
+    with (
+        reports_of(home) as files,
+        dagster_dev(home, STIV_FILES_URL=files) as server,
+        chromium(*found, tmp_path / "profile") as page,
+    ):
+        curate_by_clicking(server, page, home)
+        look_at_the_batch(server, page, home)
         train_from_the_launchpad(server, page)
         terminate_a_run(server, page, home)
         # Last, since it leaves fewer clips of the film than a batch of the training takes.
         curate_from_the_launchpad(server, page, home)
+
+
+def curate_by_clicking(server: Server, page: Page, home: Path) -> None:
+    """A partition is added and materialised, and its assets turn green in the graph."""
+    page.open(f"{server.url}/locations/{LOCATION}/asset-groups/curation/lineage")
+    page.see("scored_clips")
+    assert not page.is_green("scored_clips")
+    page.click("Materialize all")
+    page.click("Add a partition")
+    page.type("name", batch_name())
+    page.click("Save")
+    page.see("Launch 1 run")
+    # Only now, since the sensor would add the partition of a folder that it finds before.
+    put_videos(home)
+    page.click("Launch 1 run")
+    assert server.wait_for_runs(CURATION_S) == ["SUCCESS"], server.log_tail()
+
+
+def look_at_the_batch(server: Server, page: Page, home: Path) -> None:
+    """The graph is green, a report has pictures, and from the shards one click leads to every clip."""
+    page.open(f"{server.url}/locations/{LOCATION}/asset-groups/curation/lineage")
+    for asset in CURATION:
+        page.wait_until_green(asset)
+    picture(page, "lineage")
+    page.open(f"{server.url}/assets/shards?view=checks")
+    page.see("every_shard_matches_its_hash")
+    page.see("Passed")
+    picture(page, "checks")
+    page.open(f"{server.url}/assets/shards")
+    page.scroll_to("lineage_of_all_clips")
+    picture(page, "asset")
+    page.open(page.address_of("clips/index.html"))
+    clip = read_clips(DatasetPaths(home / "datasets" / batch_name()).filtered_clips)[0]
+    page.click(f"{clip.clip_id[:2]}...")
+    page.see(clip.clip_id)
+    page.open(f"{server.url}/assets/filtered_clips")
+    page.scroll_to("clips_kept")
+    page.click("[Show Markdown]")
+    assert page.picture_width_px("funnel") > 100
+    assert page.picture_width_px("kept clips") > 100
+    picture(page, "report")
+    page.darken(True)
+    picture(page, "report-dark")
+    page.darken(False)
 
 
 def train_from_the_launchpad(server: Server, page: Page) -> None:
@@ -77,23 +110,36 @@ def train_from_the_launchpad(server: Server, page: Page) -> None:
     open_launchpad(server, page)
     page.write_config(launched("refused", {"stages": {"t2v": {"num_stepz": 4}}}))
     page.see('Received unexpected config entry "num_stepz"')
+    page.click("View all")
+    page.see("Expected:")
     picture(page, "refused")
-    page.write_config(launched("few_steps", FEW_STEPS))
+    open_launchpad(server, page)
+    page.write_config(launched("refused", {"stages": {"t2x": {"num_steps": 4}}}))
+    page.see('Received unexpected config entry "t2x"')
+    page.write_config(launched("short", SHORT))
     page.see("No errors")
     page.launch()
     assert server.wait_for_runs(TRAINING_S, count=2) == ["SUCCESS"] * 2, server.log_tail()
-    page.open(f"{server.url}/assets/demo_tiny/stiv")
-    page.see("last_loss")
+    look_at_the_stages(server, page)
+
+
+def look_at_the_stages(server: Server, page: Page) -> None:
     page.open(f"{server.url}/locations/{LOCATION}/asset-groups/train_demo_tiny/lineage")
-    page.see("stiv_samples")
+    page.wait_until_green("stiv_samples")
     picture(page, "training")
+    page.open(f"{server.url}/assets/demo_tiny/stiv")
+    page.scroll_to("last_loss")
+    page.click("[Show Markdown]")
+    assert page.picture_width_px("loss curve") > 100
+    picture(page, "losses")
 
 
 def terminate_a_run(server: Server, page: Page, home: Path) -> None:
     """The Ray of a terminated run ends with it."""
     others = raylets()  # such as that of the tests before
     open_launchpad(server, page)
-    stages = {**FEW_STEPS["stages"], "t2i": {**FEW_STEPS["stages"]["t2i"], "num_steps": 1_000_000}}
+    endless = {"num_steps": 50_000, "batch_size": 2, "checkpoint_every_steps": 10_000}
+    stages = {**FEW_STEPS["stages"], "t2i": endless}
     page.write_config(launched("endless", {**FEW_STEPS, "stages": stages}))
     page.launch()
     metrics = home / "runs" / "endless" / "t2i" / "metrics.jsonl"
@@ -104,10 +150,24 @@ def terminate_a_run(server: Server, page: Page, home: Path) -> None:
 
     wait_for(has_begun, TRAINING_S)
     assert raylets() - others
+    run = page.address
+    look_at_live_plots(server, page, metrics)
+    page.open(run)
+    picture(page, "run")
     page.click("Terminate")
     page.click("Terminate 1 run")
     assert sorted(server.wait_for_runs(TRAINING_S, count=3)) == ["CANCELED", *["SUCCESS"] * 2]
     wait_for(lambda: not raylets() - others, 60)
+
+
+def look_at_live_plots(server: Server, page: Page, metrics: Path) -> None:
+    """The loss of a stage that is being trained is drawn on the page of its asset."""
+    num_steps = 2500 if "STIV_UI_PICTURES" in os.environ else 1
+    wait_for(lambda: len(metrics.read_text().splitlines()) >= num_steps, TRAINING_S)
+    page.open(f"{server.url}/assets/demo_tiny/t2i")
+    page.click("Plots")
+    page.see("running_loss")
+    picture(page, "live")
 
 
 def curate_from_the_launchpad(server: Server, page: Page, home: Path) -> None:
@@ -123,6 +183,20 @@ def curate_from_the_launchpad(server: Server, page: Page, home: Path) -> None:
     states = server.wait_for_runs(CURATION_S, count=4)
     assert sorted(states) == ["CANCELED", *["SUCCESS"] * 3], server.log_tail()
     assert 0 < num_kept(clips) < before
+
+
+@contextmanager
+def reports_of(home: Path) -> Generator[str]:
+    """The address of the file server that `make ui` starts beside Dagster."""
+    home.mkdir(exist_ok=True)
+    with open_server(home, 0) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def num_kept(clips: Path) -> int:
