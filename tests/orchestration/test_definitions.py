@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.freshness import TimeWindowFreshnessPolicy
 
 from orchestration import definitions
 from orchestration.assets.training import TRAINING
@@ -54,6 +55,21 @@ def test_an_asset_says_what_it_is_and_whose_it_is(asset: str) -> None:
     assert found.owners
     assert found.code_version
     assert 1 <= len(found.kinds) <= 3
+    own = {name: value for name, value in found.tags.items() if not name.startswith("dagster/")}
+    assert own["data"]
+    assert own.get("recipe") == (asset.partition("/")[0] if "/" in asset else None)
+
+
+def test_what_new_sources_should_come_to_says_when_it_is_too_old() -> None:
+    policies = {asset: policy for asset in ASSETS if (policy := spec(asset).freshness_policy)}
+    days = {asset: _fail_days(policy) for asset, policy in policies.items()}
+    latents = {f"{recipe.name}/latent_shards": 7 for recipe in TRAINING}
+    assert days == {"source_videos": 30, "shards": 30, **latents}
+
+
+def _fail_days(policy: object) -> int:
+    assert isinstance(policy, TimeWindowFreshnessPolicy)
+    return policy.fail_window.to_timedelta().days
 
 
 @pytest.mark.parametrize("asset", ASSETS)

@@ -73,6 +73,7 @@ class TestBudget:
         assert "![kept clips](" in report
         assert "more." in report
 
+    @pytest.mark.slow
     def test_the_report_asset_fits_and_its_check_passes(
         self, paths: DatasetPaths, tmp_path: Path
     ) -> None:
