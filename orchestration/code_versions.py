@@ -14,7 +14,15 @@ _STEPS = ("schema.py", "tables.py", "errors.py", "ray_rows.py", "workers.py", "s
 _FRAMES = ("network_frames.py", "hub_models.py", "container.py")
 """How pictures come to the models, and the models to us."""
 _CUT = (
-    *("decode.py", "observing.py", "shots.py", "transitions.py", "transnet.py", "dissolves.py"),
+    *(
+        "decode.py",
+        "hdr.py",
+        "observing.py",
+        "shots.py",
+        "transitions.py",
+        "transnet.py",
+        "dissolves.py",
+    ),
     *("letterbox.py", "thumbnails.py", "clips.py", "parts.py", "steadiness.py"),
 )
 _NETWORK = ("modeling/*.py",)
@@ -50,7 +58,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "shard": _of(
         "data_engine",
-        *(*_STEPS, "shard_writer.py", "cutting.py", "stream_copy.py", "buckets.py"),
+        *(*_STEPS, "shard_writer.py", "cutting.py", "hdr.py", "stream_copy.py", "buckets.py"),
         "steps/sharding.py",
     ),
     "report": _of(

@@ -48,7 +48,9 @@ def _work(
 @contextmanager
 def pretended_workers(world_size: int, rank: int = 0) -> Generator[None]:
     """While the block runs, this process is one of so many: the others answer at once, with nothing."""
-    torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    torch.distributed.init_process_group(
+        "fake", store=FakeStore(), rank=rank, world_size=world_size
+    )
     try:
         yield
     finally:
