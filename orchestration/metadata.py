@@ -40,7 +40,9 @@ def fitted(shown: Shown) -> dict[str, Any]:
     if left_out:
         names = ", ".join(left_out)[:1000]
         sections["Left out"] = f"Too large for this page: {names}. It is in the files of the asset."
-    return {**others, **({"report": markdown(sections)} if sections else {})}
+    report = {"report": markdown(sections)} if sections else {}
+    # Long tables last: the page shows all of them below each other.
+    return report | dict(sorted(others.items(), key=lambda found: _is_table(found[1])))
 
 
 def stored_bytes(metadata: Mapping[str, Any]) -> int:
@@ -66,6 +68,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def markdown(sections: Mapping[str, str]) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md("".join(_section(*found) for found in sections.items()).strip())
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dg.TableMetadataValue)
 
 
 def _section(name: str, text: str) -> str:
