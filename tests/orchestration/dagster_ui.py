@@ -18,6 +18,7 @@ from typing import Any, Literal
 import psutil
 from PIL import Image
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -169,7 +170,10 @@ class Page:
 
     def __init__(self, browser: webdriver.Chrome) -> None:
         self._browser = browser
-        self._wait = WebDriverWait(browser, PAGE_TIMEOUT_S, poll_frequency=0.5)
+        # The page may replace an element between two questions about it.
+        self._wait = WebDriverWait(
+            browser, PAGE_TIMEOUT_S, 0.5, ignored_exceptions=[StaleElementReferenceException]
+        )
 
     def open(self, url: str) -> None:
         self._browser.get(url)

@@ -55,6 +55,7 @@ def test_a_batch_is_curated_and_trained_on_by_clicking(tmp_path: Path) -> None:
     ):
         curate_by_clicking(server, page, home)
         look_at_the_batch(server, page, home)
+        be_refused(server, page)
         train_from_the_launchpad(server, page)
         terminate_a_run(server, page, home)
         # Last, since it leaves fewer clips of the film than a batch of the training takes.
@@ -105,17 +106,21 @@ def look_at_the_batch(server: Server, page: Page, home: Path) -> None:
     page.darken(False)
 
 
-def train_from_the_launchpad(server: Server, page: Page) -> None:
-    """A field that is none is refused there; with the right ones every stage is trained."""
-    open_launchpad(server, page)
-    page.write_config(launched("refused", {"stages": {"t2v": {"num_stepz": 4}}}))
-    page.see('Received unexpected config entry "num_stepz"')
-    page.click("View all")
-    page.see("Expected:")
-    picture(page, "refused")
+def be_refused(server: Server, page: Page) -> None:
+    """A field that is none, and a stage that is none, are refused in the launchpad."""
     open_launchpad(server, page)
     page.write_config(launched("refused", {"stages": {"t2x": {"num_steps": 4}}}))
     page.see('Received unexpected config entry "t2x"')
+    page.write_config(launched("refused", {"stages": {"t2v": {"num_stepz": 4}}}))
+    page.see('Received unexpected config entry "num_stepz"')
+    page.click("View all")
+    page.see("num_steps")
+    picture(page, "refused")
+
+
+def train_from_the_launchpad(server: Server, page: Page) -> None:
+    """With an override that fits, every stage is trained."""
+    open_launchpad(server, page)
     page.write_config(launched("short", SHORT))
     page.see("No errors")
     page.launch()
@@ -210,7 +215,8 @@ def raylets() -> set[int]:
 
 def open_launchpad(server: Server, page: Page) -> None:
     page.open(f"{server.url}/locations/{LOCATION}/jobs/train_progressive_demo_tiny/playground")
-    page.see("No errors")
+    # It opens with what was written there last, be it right or wrong.
+    page.see("Launch Run")
 
 
 def launched(run: str, overrides: Mapping[str, Any]) -> str:
