@@ -3,12 +3,20 @@
 Values are plain, so that the resolved configuration can be printed and stored with every output.
 """
 
-import re
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FieldSerializationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from data_engine.caption_config import CaptionConfig, HallucinationConfig
+from data_engine.filter_config import DSG_SCORES, FRAME_SCORER_OF, SIMILARITY_OF, FilterConfig
 
 
 class _Config(BaseModel):
@@ -166,65 +174,6 @@ class ScoreConfig(_Config):
         return self
 
 
-def _check_limit(limit: float | str) -> float | str:
-    if isinstance(limit, str) and not re.fullmatch(r"p(\d{1,2}(\.\d+)?|100)", limit):
-        raise ValueError("expected a number, a percentile such as p20, or null")
-    return limit
-
-
-Limit = Annotated[float | str, AfterValidator(_check_limit)]
-"""A number, or a percentile of the score over the data set, such as `p20`."""
-
-
-class FilterConfig(_Config):
-    """Thresholds, in the order in which they are applied. None turns one off."""
-
-    min_duration_s: Limit | None = 1.0
-    min_height_px: Limit | None = 128.0
-    """Of the picture inside letterbox bars, as is the aspect."""
-    min_aspect: Limit | None = None
-    """Width over height: below 1 is portrait."""
-    max_aspect: Limit | None = None
-    min_motion: Limit | None = 0.003
-    """Median optical flow in frame diagonals a second; below is a still picture."""
-    max_motion: Limit | None = 1.0
-    min_foreground_motion: Limit | None = None
-    """Motion that is not the camera's, in frame diagonals a second; below is a pan over things that stand still."""
-    max_camera_motion: Limit | None = None
-    """Shift, zoom and roll of the whole frame, in frame diagonals a second."""
-    min_luminance: Limit | None = 0.06
-    """Mean luma, 0 to 1."""
-    max_luminance: Limit | None = 0.94
-    max_black_share: Limit | None = None
-    """Share of the kept times (`decode.frames_per_s`) whose frame is black, 0 to 1."""
-    min_sharpness: Limit | None = 8.0
-    """Variance of the Laplacian of luma (0 to 255) at `decode.frame_long_side_px`."""
-    max_flicker: Limit | None = None
-    """Mean distance of a frame's mean luma from that of its two neighbours, 0 to 1."""
-    max_brisque: Limit | None = 75.0
-    """BRISQUE, about 0 (pristine) to 100 (bad)."""
-    min_technical_quality: Limit | None = None
-    """0 to 1, embedded; not an aesthetic score."""
-    min_aesthetic: Limit | None = None
-    """LAION aesthetic head over open_clip, about 1 to 10."""
-    min_learned_quality: Limit | None = None
-    """Probability of the label that `scores.iqa` names, 0 to 1."""
-    max_text_area: Limit | None = 0.02
-    """Share of the frame that is covered by read text."""
-    max_watermark: Limit | None = None
-    """Probability of the label that `scores.watermark` names, 0 to 1."""
-    max_nsfw: Limit | None = None
-    """Probability of the label that `scores.nsfw` names, 0 to 1."""
-    min_consistency: Limit | None = None
-    """Least cosine between the features of the first, middle and last frame; a missed cut makes it small."""
-    min_conse_similarity: Limit | None = None
-    """Caption against frames, cosine of the embedded ConSE backend."""
-    min_clip_similarity: Limit | None = None
-    """Caption against frames, cosine of an open_clip model."""
-    max_dsg_video_i: Limit | None = None
-    """Share of the objects of the caption that no frame shows; a caption without a judged object is not scored."""
-
-
 class DuplicateConfig(_Config):
     """Near-duplicates among the clips that the filters kept."""
 
@@ -278,9 +227,49 @@ class DataEngineConfig(_Config):
     scores: ScoreConfig = ScoreConfig()
     filters: FilterConfig = FilterConfig()
     subsets: dict[str, FilterConfig] = {}
-    """Stricter sets for later stages of training, by name: each kept clip lists those that it passes."""
+    """Stricter sets for later stages of training, by name: each kept clip lists those that it passes. Only the limits
+    that are given count; all the others are those of `filters`, which every kept clip passed."""
     duplicates: DuplicateConfig = DuplicateConfig()
     captions: CaptionConfig = CaptionConfig()
     hallucination: HallucinationConfig = HallucinationConfig()
     shards: ShardConfig = ShardConfig()
     workers: WorkerConfig = WorkerConfig()
+
+    @field_serializer("subsets")
+    def _given_alone(
+        self, subsets: dict[str, FilterConfig], info: FieldSerializationInfo
+    ) -> dict[str, Any]:
+        """What was left out stays left out when the configuration is stored, sent to a job or changed."""
+        mode = "json" if info.mode == "json" else "python"
+        return {n: s.model_dump(mode=mode, exclude_unset=True) for n, s in subsets.items()}
+
+    @model_validator(mode="after")
+    def _check_scores_of_limits(self) -> "DataEngineConfig":
+        """A limit on what nobody measures would refuse every clip, hours later."""
+        sets = {f"subsets.{name}": chosen.as_subset() for name, chosen in self.subsets.items()}
+        for where, chosen in {"filters": self.filters, **sets}.items():
+            for field in chosen.limits:
+                score = field[len("min_") :]
+                if (missing := self._missing_for(score)) is not None:
+                    raise ValueError(
+                        f"{where}.{field} needs the score {score!r}, which nothing computes; {missing}, or set "
+                        f"{where}.{field} to null"
+                    )
+            unknown = set(chosen.chosen_categories) - set(self.captions.categories.names)
+            if unknown:
+                raise ValueError(
+                    f"{where} names the categories {sorted(unknown)}, and captions.categories.names are "
+                    f"{list(self.captions.categories.names)}; name some of those"
+                )
+        return self
+
+    def _missing_for(self, score: str) -> str | None:
+        """What to change so that a score is computed; None if it is."""
+        scorer, similarity = FRAME_SCORER_OF.get(score), SIMILARITY_OF.get(score)
+        if scorer is not None and scorer not in self.scores.frame_scorers:
+            return f"add {scorer!r} to scores.frame_scorers"
+        if similarity is not None and similarity != self.scores.similarity:
+            return f"set scores.similarity to {similarity!r}"
+        if score in DSG_SCORES and self.hallucination.backend is None:
+            return "set hallucination.backend"
+        return None

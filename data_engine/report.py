@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jinja2
 import pyarrow.parquet as pq
@@ -26,6 +26,7 @@ from data_engine.tables import (
     write_text,
 )
 from data_engine.throughput import read_throughput
+from data_engine.what_if import Moved
 
 _MAX_TILES = 24
 _MAX_EXAMPLES = 30
@@ -139,9 +140,7 @@ def rejected_sheet(
     return _sheet(paths, [(clip, str(clip.rejected_by)) for clip in tiles])
 
 
-def write_what_if(
-    paths: DatasetPaths, gained: Sequence[ClipRecord], lost: Sequence[ClipRecord]
-) -> Path:
+def write_what_if(paths: DatasetPaths, gained: Sequence[Moved], lost: Sequence[Moved]) -> Path:
     """Write `report/what_if.jpg`: some of the clips that another choice would bring, and some that it would drop."""
     half = _MAX_TILES // 2
     tiles = [(clip, f"comes, {_clock(clip.start_s)}") for clip in gained[:half]]
@@ -293,7 +292,17 @@ def read_manifest(paths: DatasetPaths) -> ShardManifest | None:
     return ShardManifest.from_json(path.read_bytes()) if path.exists() else None
 
 
-def _sheet(paths: DatasetPaths, tiles: Sequence[tuple[ClipRecord, str]]) -> bytes:
+class _Shown(Protocol):
+    """A clip whose frames can be found."""
+
+    @property
+    def clip_id(self) -> str: ...
+
+    @property
+    def source_id(self) -> str: ...
+
+
+def _sheet(paths: DatasetPaths, tiles: Sequence[tuple[_Shown, str]]) -> bytes:
     jpegs = _jpegs(paths, [clip for clip, _ in tiles])
     # A clip that is shorter than the sampling interval may have no frame.
     return plots.contact_sheet(
@@ -301,7 +310,7 @@ def _sheet(paths: DatasetPaths, tiles: Sequence[tuple[ClipRecord, str]]) -> byte
     )
 
 
-def _jpegs(paths: DatasetPaths, clips: Sequence[ClipRecord]) -> dict[str, list[bytes]]:
+def _jpegs(paths: DatasetPaths, clips: Sequence[_Shown]) -> dict[str, list[bytes]]:
     """The kept frames of clips, in order of time."""
     wanted: dict[str, list[str]] = {}
     for clip in clips:

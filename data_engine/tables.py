@@ -216,6 +216,12 @@ class DatasetPaths:
         return self.root / "sharded_clips.parquet"
 
     @property
+    def decided_clips(self) -> tuple[Path, ...]:
+        """Tables of clips with decisions, in the order in which they are taken."""
+        later = (self.deduplicated_clips, self.captioned_clips, self.sharded_clips)
+        return self.filtered_clips, *later
+
+    @property
     def shards(self) -> Path:
         return self.root / "shards"
 
@@ -309,6 +315,15 @@ def read_table(path: Path, columns: list[str] | None = None) -> list[dict[str, A
     Raises:
         TableError: the table does not exist, or another schema version wrote it.
     """
+    return read_arrow(path, columns).to_pylist(maps_as_pydicts="strict")
+
+
+def read_arrow(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A table as columns.
+
+    Raises:
+        TableError: the table does not exist, or another schema version wrote it.
+    """
     _require(path)
     found = _metadata(path).get(b"stiv.schema_version", b"none").decode()
     if found != str(SCHEMA_VERSION):
@@ -316,7 +331,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> list[dict[str, A
             f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}; "
             "delete the data set and curate again, or check out the commit that wrote it"
         )
-    return pq.read_table(path, columns=columns).to_pylist(maps_as_pydicts="strict")
+    return pq.read_table(path, columns=columns)
 
 
 def read_parts(
@@ -358,8 +373,9 @@ def load_clips(paths: DatasetPaths) -> list[ClipRecord]:
     Raises:
         TableError: the clips were never filtered.
     """
-    latest = {record.clip_id: record for record in read_clips(paths.filtered_clips)}
-    for path in (paths.deduplicated_clips, paths.captioned_clips, paths.sharded_clips):
+    first, *later = paths.decided_clips
+    latest = {record.clip_id: record for record in read_clips(first)}
+    for path in later:
         if path.exists():
             # A later table may be older than an earlier one; then only its still known clips count.
             latest.update({r.clip_id: r for r in read_clips(path) if _follows(latest, r)})

@@ -1,19 +1,17 @@
 """What another choice of thresholds would keep: taken from the scores on disk, without touching a video."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from data_engine.clip_columns import FAILED, KEPT, REASONS, ClipColumns
 from data_engine.config import FilterConfig
 from data_engine.errors import TableError
-from data_engine.filters import (
-    BEFORE_CAPTIONS,
-    CAPTION_THRESHOLDS,
-    judge,
-    measured,
-    resolve_percentiles,
-)
-from data_engine.schema import ClipRecord, ClipStatus, Rejection
-from data_engine.tables import DatasetPaths, load_clips, read_clips
+from data_engine.filters import ALL_THRESHOLDS, BEFORE_CAPTIONS, CAPTION_THRESHOLDS
+from data_engine.schema import Rejection
+from data_engine.tables import DatasetPaths
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +26,22 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """A clip that one choice keeps and the other does not."""
+
+    clip_id: str
+    source_id: str
+    start_s: float
+    rejected_by: Rejection | None
+    """Why the other choice drops it; None if it keeps it, or if it failed."""
+
+
+@dataclass(frozen=True, slots=True)
 class WhatIf:
     now: Selection
     then: Selection
-    gained: tuple[ClipRecord, ...]
-    lost: tuple[ClipRecord, ...]
+    gained: tuple[Moved, ...]
+    lost: tuple[Moved, ...]
 
 
 def what_if(paths: DatasetPaths, now: FilterConfig, then: FilterConfig) -> WhatIf:
@@ -41,76 +50,61 @@ def what_if(paths: DatasetPaths, now: FilterConfig, then: FilterConfig) -> WhatI
     Raises:
         TableError: the clips were not scored, or `then` asks for a score that no clip has.
     """
-    records = _fully_scored(paths)
-    _check_scores(records, then)
-    before, after = _decide(records, now), _decide(records, then)
-    pairs = list(zip(before, after, strict=True))
+    clips = ClipColumns.read(paths)
+    _check_scores(clips, then)
+    before, after = decide(clips, now), decide(clips, then)
     return WhatIf(
-        now=_select(before),
-        then=_select(after),
-        gained=tuple(b for a, b in pairs if not _is_kept(a) and _is_kept(b)),
-        lost=tuple(b for a, b in pairs if _is_kept(a) and not _is_kept(b)),
+        now=_select(clips, before),
+        then=_select(clips, after),
+        gained=_moved(clips, after, (before != KEPT) & (after == KEPT)),
+        lost=_moved(clips, after, (before == KEPT) & (after != KEPT)),
     )
 
 
-def _fully_scored(paths: DatasetPaths) -> list[ClipRecord]:
-    """Every clip with all scores that any step gave it."""
-    latest = {record.clip_id: record for record in load_clips(paths)}
-    return [
-        replace(record, **_later(latest.get(record.clip_id)))
-        for record in read_clips(paths.scored_clips)
-    ]
+def decide(clips: ClipColumns, filters: FilterConfig) -> NDArray[np.int64]:
+    """A decision for each clip, as the steps take it, but that one which lacks a score is told from one that fails it."""
+    decided = np.where(clips.is_failed, FAILED, KEPT)
+    everyone = np.ones(len(clips), dtype=bool)
+    decided = clips.judge(decided, filters, BEFORE_CAPTIONS, over=everyone)
+    decided = clips.judge(decided, filters, CAPTION_THRESHOLDS, over=decided == KEPT)
+    decided = clips.judge_categories(decided, filters)
+    copies = (decided == KEPT) & clips.is_copy
+    return np.where(copies, REASONS.index(Rejection.DUPLICATE), decided)
 
 
-def _later(record: ClipRecord | None) -> dict[str, object]:
-    if record is None:
-        return {}
-    return {
-        "scores": record.scores,
-        "duplicate_of": record.duplicate_of,
-        "captions": record.captions,
-        "error": record.error,
-    }
-
-
-def _decide(records: list[ClipRecord], filters: FilterConfig) -> list[ClipRecord]:
-    """As the steps do, but that a clip which lacks a score is told from one that fails it."""
-    filters = resolve_percentiles(filters, records, BEFORE_CAPTIONS)
-    decided = [judge(record, filters, BEFORE_CAPTIONS) for record in records]
-    passed = [record for record in decided if record.status is ClipStatus.KEPT]
-    filters = resolve_percentiles(filters, passed, CAPTION_THRESHOLDS)
-    decided = [
-        judge(r, filters, CAPTION_THRESHOLDS) if r.status is ClipStatus.KEPT else r for r in decided
-    ]
-    return [
-        replace(record, rejected_by=Rejection.DUPLICATE)
-        if record.duplicate_of is not None and record.status is ClipStatus.KEPT
-        else record
-        for record in decided
-    ]
-
-
-def _select(records: list[ClipRecord]) -> Selection:
-    kept = [record for record in records if _is_kept(record)]
-    reasons = Counter(str(r.rejected_by) for r in records if r.rejected_by is not None)
+def _select(clips: ClipColumns, decided: NDArray[np.int64]) -> Selection:
+    is_kept = decided == KEPT
+    reasons = Counter(str(REASONS[code]) for code in decided[decided >= 0].tolist())
     num_unknown = reasons.pop(Rejection.NOT_SCORED, 0)
     return Selection(
-        num_kept=len(kept),
-        kept_hours=sum(record.duration_s for record in kept) / 3600,
+        num_kept=int(is_kept.sum()),
+        kept_hours=float(clips.number("duration_s")[is_kept].sum()) / 3600,
         rejected_by=dict(reasons),
         num_unknown=num_unknown,
     )
 
 
-def _is_kept(record: ClipRecord) -> bool:
-    return record.status is ClipStatus.KEPT
+def _moved(
+    clips: ClipColumns, decided: NDArray[np.int64], chosen: NDArray[np.bool_]
+) -> tuple[Moved, ...]:
+    rows = np.flatnonzero(chosen)
+    return tuple(
+        Moved(clip_id, source_id, start_s, REASONS[code] if code >= 0 else None)
+        for clip_id, source_id, start_s, code in zip(
+            clips.clip_id.take(rows).to_pylist(),
+            clips.source_id.take(rows).to_pylist(),
+            clips.start_s[rows].tolist(),
+            decided[rows].tolist(),
+            strict=True,
+        )
+    )
 
 
-def _check_scores(records: list[ClipRecord], filters: FilterConfig) -> None:
-    for threshold in (*BEFORE_CAPTIONS, *CAPTION_THRESHOLDS):
+def _check_scores(clips: ClipColumns, filters: FilterConfig) -> None:
+    for threshold in ALL_THRESHOLDS:
         is_asked = threshold.limit(filters) is not None
-        if is_asked and all(measured(record, threshold.score) is None for record in records):
-            known = sorted({name for record in records for name in record.scores})
+        if is_asked and np.isnan(clips.number(threshold.score)).all():
+            known = sorted(n for n, values in clips.numbers.items() if not np.isnan(values).all())
             raise TableError(
                 f"filters.{threshold.field} needs the score {threshold.score!r}, which no clip of this data set "
                 f"has; it has {', '.join(known) or 'none'}. Curate again with its scorer"

@@ -84,7 +84,7 @@ def curate(
     if source is None or dataset is None:
         raise typer.BadParameter("both --source and --dataset are needed")
     from data_engine.sources.listing import list_sources
-    from orchestration.summary import print_report
+    from orchestration.curation_summary import print_report
 
     # Before Ray starts, so that a typing error is answered at once.
     list_sources(source)
@@ -117,15 +117,20 @@ def stats(
     from data_engine.config import DataEngineConfig
     from data_engine.report import summarize, write_report
     from data_engine.tables import DatasetPaths, read_config
-    from orchestration.summary import print_report
+    from orchestration.curation_summary import print_report
 
     paths = DatasetPaths(dataset)
     if what_if:
+        from orchestration.curation_summary import print_what_if
         from orchestration.overrides import apply_overrides
-        from orchestration.summary import print_what_if
 
+        if others := [change for change in what_if if not change.startswith("filters.")]:
+            raise typer.BadParameter(
+                f"--what-if {others[0]}: only limits can be tried; give filters.FIELD=VALUE"
+            )
         now = read_config(paths, DataEngineConfig)
-        print_what_if(console, paths, now.filters, apply_overrides(now, what_if).filters)
+        then = apply_overrides(now, what_if, option="--what-if")
+        print_what_if(console, paths, now.filters, then.filters)
         return
     page = write_report(read_config(paths, DataEngineConfig), paths)
     print_report(console, summarize(paths), dataset)
@@ -140,7 +145,7 @@ def lineage(
     """Show where a clip comes from, what was found of it, and in which shard it is."""
     from data_engine.lineage import lineage as find
     from data_engine.tables import DatasetPaths
-    from orchestration.summary import print_lineage
+    from orchestration.curation_summary import print_lineage
 
     print_lineage(console, find(DatasetPaths(dataset), clip))
 

@@ -16,15 +16,10 @@ from data_engine.ray_rows import Progress
 from data_engine.report import typical_clip
 from data_engine.samples import fetch_samples
 from data_engine.tables import DatasetPaths, write_atomically
+from orchestration.curation_summary import print_report, short
 from orchestration.progress import ProgressReporter, progress_reporter
 from orchestration.ray_session import ray_session
-from orchestration.summary import (
-    print_encoded,
-    print_generated,
-    print_report,
-    print_training,
-    short,
-)
+from orchestration.summary import print_encoded, print_generated, print_training
 from training import recipes as training_recipes
 from training.encode import encode
 from training.generate import GenerateRequest, generate

@@ -1,7 +1,8 @@
 """Changes to a frozen configuration: `section.field=value` on the command line, nested fields in the launchpad."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -13,7 +14,7 @@ class OverrideError(ValueError):
     """An override names no field, or its value does not fit; the message names the valid choices."""
 
 
-def apply_overrides(config: ConfigT, overrides: Iterable[str]) -> ConfigT:
+def apply_overrides(config: ConfigT, overrides: Iterable[str], *, option: str = "--set") -> ConfigT:
     """A new configuration with each `section.field=value` set and everything validated again.
 
     Values are JSON where they parse as JSON (`3`, `0.5`, `true`, `null`), text otherwise.
@@ -25,8 +26,11 @@ def apply_overrides(config: ConfigT, overrides: Iterable[str]) -> ConfigT:
     for override in overrides:
         path, separator, text = override.partition("=")
         if not separator:
-            raise OverrideError(f"--set {override}: expected section.field=value")
-        _set(config, values, path.strip(), _parse(text.strip()))
+            raise OverrideError(f"{option} {override}: expected section.field=value")
+        try:
+            _set(config, values, path.strip(), _parse(text.strip()))
+        except OverrideError as error:
+            raise OverrideError(f"{option} {path.strip()}: {error}") from error
     return _validated(config, values)
 
 
@@ -61,29 +65,34 @@ def _set(config: BaseModel, values: dict[str, Any], path: str, value: Any) -> No
     node: Any = config
     target: Any = values
     for depth, section in enumerate(sections):
-        node = _child(node, section, path, ".".join(sections[:depth]))
+        node = _child(node, section, ".".join(sections[:depth]))
         target = target[section]
     valid = _names(node)
     if field not in valid:
         where = ".".join(sections) or "the configuration"
-        raise OverrideError(f"--set {path}: {where} has no {field!r}; valid: {', '.join(valid)}")
+        raise OverrideError(_unknown(where, field, valid))
     # A table whose names the user chooses, such as `subsets`, may be given as a whole.
-    names_are_free = isinstance(_child(node, field, path, ""), Mapping)
-    if isinstance(target[field], dict) and not (names_are_free and isinstance(value, dict)):
+    names_are_free = isinstance(_child(node, field, ""), Mapping)
+    # A section that stores only what was given lacks the rest.
+    if isinstance(target.get(field), dict) and not (names_are_free and isinstance(value, dict)):
         raise OverrideError(
-            f"--set {path}: that is a section; valid: "
-            + ", ".join(f"{path}.{name}" for name in target[field])
+            "that is a section; valid: " + ", ".join(f"{path}.{name}" for name in target[field])
         )
     target[field] = value
 
 
-def _child(node: Any, name: str, path: str, where: str) -> Any:
+def _child(node: Any, name: str, where: str) -> Any:
     valid = _names(node)
     if name not in valid:
-        raise OverrideError(
-            f"--set {path}: {where or 'the configuration'} has no {name!r}; valid: {', '.join(valid)}"
-        )
+        raise OverrideError(_unknown(where or "the configuration", name, valid))
     return node[name] if isinstance(node, Mapping) else getattr(node, name)
+
+
+def _unknown(where: str, name: str, valid: Sequence[str]) -> str:
+    """One line with the names that are near the unknown one, or else with all."""
+    near = get_close_matches(name, valid, n=5)
+    choices = f"near it: {', '.join(near)}" if near else f"valid: {', '.join(valid)}"
+    return f"{where} has no {name!r}; {choices}"
 
 
 def _names(node: Any) -> list[str]:

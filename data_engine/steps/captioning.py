@@ -27,7 +27,7 @@ from data_engine.describing import (
     descriptions,
     outcomes_of,
 )
-from data_engine.filters import ALL_THRESHOLDS, CAPTION_THRESHOLDS, judge, rejection
+from data_engine.filters import ALL_THRESHOLDS, CAPTION_THRESHOLDS, judge_captioned, passes
 from data_engine.filters import resolve_percentiles as resolve
 from data_engine.ray_rows import OnProgress, map_rows
 from data_engine.schema import ClipRecord, ClipStatus
@@ -60,11 +60,13 @@ def caption_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: On
     save_config(config, paths)
     check_scorers(config.scores)
     limits = {t.field: t.limit(config.filters) for t in CAPTION_THRESHOLDS}
+    categories = (config.filters.categories, config.filters.no_categories)
+    subsets = {name: chosen.as_subset().model_dump() for name, chosen in config.subsets.items()}
     goal = fingerprint(
         *("captioned", made_from(paths.deduplicated_clips)),
         *(captions_goal(config), judgements_goal(config)),
         *(captioner_versions(config), list(judge_versions(config).items())),
-        *(list(config.captions.captioners), limits, config.subsets),
+        *(list(config.captions.captioners), limits, categories, subsets),
     )
     if is_done(paths.captioned_clips, goal):
         return
@@ -218,16 +220,14 @@ def decide_with_captions(
 ) -> list[ClipRecord]:
     """Only what needs a caption is judged: the other filters had their say, and may have had other limits."""
     filters = resolve(config.filters, records, CAPTION_THRESHOLDS)
-    decided = [judge(record, filters, CAPTION_THRESHOLDS) for record in records]
+    decided = [judge_captioned(record, filters) for record in records]
     kept = [record for record in decided if record.status is ClipStatus.KEPT]
-    subsets = {name: resolve(s, kept, ALL_THRESHOLDS) for name, s in config.subsets.items()}
+    subsets = {
+        name: resolve(chosen.as_subset(), kept, ALL_THRESHOLDS)
+        for name, chosen in config.subsets.items()
+    }
     return [
-        replace(
-            record,
-            subsets=tuple(
-                name for name, s in subsets.items() if not rejection(record, s, ALL_THRESHOLDS)
-            ),
-        )
+        replace(record, subsets=tuple(name for name, s in subsets.items() if passes(record, s)))
         if record.status is ClipStatus.KEPT
         else record
         for record in decided

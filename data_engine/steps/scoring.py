@@ -39,6 +39,9 @@ from data_engine.tables import (
 from data_engine.throughput import stage_clock
 from data_engine.workers import REST, CutSource, ScoreFrames, part_key
 
+# PQ and HLG.
+_HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
+
 
 @alone
 def score_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: OnProgress) -> None:
@@ -139,8 +142,9 @@ def _cut_row(source: SourceVideo, number: int) -> dict[str, Any]:
 
 def _as_listed_now(record: ClipRecord, source: SourceVideo) -> ClipRecord:
     """What does not come from the pixels: a source that was renamed, or credited, is not decoded again."""
+    is_hdr = source.colour_transfer in _HDR_TRANSFERS
     return replace(
-        record,
+        record.with_scores({"hdr": Score(value=float(is_hdr), backend="container:transfer")}),
         source_uri=source.uri,
         attribution=source.attribution,
         metadata=source.metadata,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_engine.config import DataEngineConfig, FilterConfig, ShardConfig, ShotConfig
+from data_engine.filters import ALL_THRESHOLDS
 from data_engine.pipeline import curate
 from data_engine.ray_rows import Progress, map_rows
 from data_engine.report import RunReport
@@ -90,6 +91,8 @@ def test_every_kept_clip_is_in_exactly_one_shard_with_caption_and_scores(
     )
     assert all(clip.captions and clip.score("conse_similarity") is not None for clip in kept)
     assert {s.backend for c in kept for s in c.scores.values()} > {"embedded:conse-lite0-minilm"}
+    limited = {threshold.score for threshold in ALL_THRESHOLDS}
+    assert {name for clip in kept for name in clip.scores} <= limited
 
 
 def test_the_report_shows_limits_and_the_data_card_its_clips(

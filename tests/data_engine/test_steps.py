@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from data_engine.caption_config import CaptionConfig
-from data_engine.config import DataEngineConfig, DuplicateConfig, FilterConfig
+from data_engine.config import DataEngineConfig, DuplicateConfig, FilterConfig, ScoreConfig
 from data_engine.errors import BusyError
-from data_engine.schema import ClipRecord, ClipStatus, Rejection
+from data_engine.schema import Category, ClipRecord, ClipStatus, Rejection
 from data_engine.scoring import scorer_versions
 from data_engine.steps.captioning import caption_clips, decide_with_captions
 from data_engine.steps.deciding import deduplicate_clips, filter_clips
@@ -90,6 +90,26 @@ def test_a_kept_clip_lists_the_subsets_that_it_passes() -> None:
     decided = decide_with_captions([slow, fast, mismatch], strict)
     assert [clip.subsets for clip in decided] == [(), ("lively", "sft"), ()]
     assert decided[2].rejected_by is Rejection.CAPTION_MISMATCH
+
+
+def test_a_subset_has_the_limits_of_the_filters_where_it_names_none() -> None:
+    unscored = {n: s for n, s in GOOD.items() if n not in ("brisque", "text_area")}
+    config = DataEngineConfig(
+        scores=ScoreConfig(frame_scorers=()),
+        filters=FilterConfig(max_brisque=None, max_text_area=None, min_motion=None),
+        subsets={"sft": FilterConfig(min_sharpness="p50")},
+    )
+    still = good(0.0, scores=unscored | scores(motion=0.0))
+    blurred = good(5.0, scores=unscored | scores(sharpness=1.0))
+    decided = decide_with_captions([still, blurred], config)
+    assert [clip.subsets for clip in decided] == [("sft",), ()]
+
+
+def test_a_subset_may_be_of_some_categories() -> None:
+    config = CONFIG.model_copy(update={"subsets": {"food": FilterConfig(categories=("food",))}})
+    food = good(0.0, category=Category(name="food", backend="test"))
+    decided = decide_with_captions([food, good(5.0)], config)
+    assert [clip.subsets for clip in decided] == [("food",), ()]
 
 
 def test_a_caption_step_with_other_limits_does_not_undo_the_filters() -> None:

@@ -25,6 +25,8 @@ def test_a_table_of_named_sections_is_given_as_a_whole() -> None:
     override = 'subsets={"sft": {"min_sharpness": "p60"}}'
     config = apply_overrides(DataEngineConfig(), [override])
     assert config.subsets["sft"].min_sharpness == "p60"
+    again = apply_overrides(config, ["subsets.sft.min_motion=0.5"])
+    assert again.subsets["sft"].model_fields_set == {"min_motion", "min_sharpness"}
     with pytest.raises(OverrideError, match=r"subsets.sft.min_sharp: Extra inputs"):
         apply_overrides(DataEngineConfig(), ['subsets={"sft": {"min_sharp": 1}}'])
 
@@ -32,8 +34,13 @@ def test_a_table_of_named_sections_is_given_as_a_whole() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("filters.min_motoin=1", r"filters has no 'min_motoin'; valid: .*min_motion"),
-        ("filter.min_motion=1", r"the configuration has no 'filter'; valid: .*filters"),
+        (
+            "filters.min_motoin=1",
+            r"--set filters.min_motoin: filters has no 'min_motoin'; near it: min_motion,",
+        ),
+        ("filters.min_motion_score=1", r"filters has no 'min_motion_score'; near it: min_motion"),
+        ("filters.xyz=1", r"filters has no 'xyz'; valid: min_duration_s, max_duration_s"),
+        ("filter.min_motion=1", r"the configuration has no 'filter'; near it: filters"),
         ("filters.min_motion", r"expected section.field=value"),
         ("filters.min_motion=fast", r"filters.min_motion: .*number.*got 'fast'"),
         ("filters=1", r"that is a section; valid: filters.min_duration_s"),
