@@ -60,6 +60,9 @@ class TransformersConfig(_Config):
     """`auto` takes a GPU if the worker has one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto` takes the type in which the weights are stored."""
+    frames_as: Literal["images", "video"] = "images"
+    """How several frames of a clip are shown: as pictures one after another, or as one video, for models with an input of
+    their own for it. A single frame is a picture if the model takes pictures."""
     batch_size: int = Field(default=4, ge=1)
     """Clips that are put to the model at once."""
     max_new_tokens: int = Field(default=512, ge=1)
@@ -159,6 +162,9 @@ class CaptionConfig(_Config):
     """Merges descriptions if `merged_by` says so. Text is enough for it."""
     frames_by: Literal["endpoint", "vlm"] = "endpoint"
     merged_by: Literal["endpoint", "vlm", "llm"] = "endpoint"
+    judged: Literal["all", "first"] = "all"
+    """Of which captions of a clip similarity, category and DSG-Video are asked. Filters look at the first in either
+    case; with `all` the report compares the captioners."""
     lints: LintConfig = LintConfig()
     categories: CategoryConfig = CategoryConfig()
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+from data_engine.append_only import read_parts
 from data_engine.caption_config import CaptionConfig, HallucinationConfig
 from data_engine.caption_writing import FAILED, CaptionFinding
 from data_engine.captioning.categories import Categorizer, EmbeddedCategorizer, make_categorizer
@@ -28,7 +29,7 @@ from data_engine.scores.similarity import (
     mean_cosine,
     open_clip_backend,
 )
-from data_engine.tables import DatasetPaths, fingerprint, read_parts
+from data_engine.tables import DatasetPaths, fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +131,18 @@ class CaptionJudge:
 
     def _similarities(self, clips: Sequence[CaptionedFrames]) -> list[Judgement]:
         backend = self._similarity
-        texts_MD = backend.embed_texts([clip.caption for clip in clips])
-        cosines = (
-            mean_cosine(backend.embed_images(clip.images), text_D)
-            for clip, text_D in zip(clips, texts_MD, strict=True)
-        )
+        # The frames of a clip that is shorter than the sampling interval may be none.
+        shown = [clip for clip in clips if clip.images]
+        if not shown:
+            return [Judgement() for _ in clips]
+        texts_MD = backend.embed_texts([clip.caption for clip in shown])
+        images = backend.embed_clips([clip.images for clip in shown])
+        cosines = map(mean_cosine, images, texts_MD)
         return [
-            Judgement({backend.score_name: Score(value=cosine, backend=backend.backend)})
-            for cosine in cosines
+            Judgement({backend.score_name: Score(value=next(cosines), backend=backend.backend)})
+            if clip.images
+            else Judgement()
+            for clip in clips
         ]
 
     def _categories(self, clips: Sequence[CaptionedFrames]) -> list[Judgement]:

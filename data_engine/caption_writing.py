@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_engine.append_only import read_parts
 from data_engine.caption_config import LintConfig
 from data_engine.captioning import CAPTIONERS, Captioner, CaptionRequest
 from data_engine.captioning.chat import Failure, decides_answers, shared_models
@@ -23,7 +24,7 @@ from data_engine.schema import Caption, ClipRecord
 from data_engine.scores.classifier import ImageNetClassifier
 from data_engine.scores.motion import camera_motion
 from data_engine.scoring import scorer_versions
-from data_engine.tables import DatasetPaths, fingerprint, read_parts
+from data_engine.tables import DatasetPaths, fingerprint
 
 FAILED = "failed"
 """The `CaptionFinding.reason` where there is no text that could be at fault."""

@@ -141,10 +141,16 @@ class ScoreConfig(_Config):
     similarity: Literal["conse", "open_clip"] = "conse"
     """Image-text backend. `conse` is embedded and is not CLIP; `open_clip` needs its weights."""
     open_clip_model: str = "ViT-L-14"
+    """Of `embedding` and `similarity`."""
     open_clip_pretrained: str = "datacomp_xl_s13b_b90k"
     """A tag that open_clip knows, or the path of a checkpoint."""
+    aesthetic_model: str = "ViT-L-14"
+    """The open_clip model on whose embeddings the head was fitted; with another one of the same width the score would be
+    a number without a meaning."""
+    aesthetic_pretrained: str = "openai"
+    """Its tag or checkpoint; those of the LAION heads are OpenAI's."""
     aesthetic_head: str = ""
-    """A safetensors file with `weight` and `bias` of a linear head over the open_clip embedding (LAION)."""
+    """A safetensors file with `weight` and `bias` of a linear head over the embedding of `aesthetic_model` (LAION)."""
     nsfw: LabelConfig = LabelConfig()
     """Score `nsfw`: the largest probability over the frames."""
     watermark: LabelConfig = LabelConfig()

@@ -1,6 +1,6 @@
-"""All that captioning has to say of a clip: its captions, and what was said of the first of them."""
+"""All that captioning has to say of a clip: its captions, and what was said of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from data_engine.caption_config import CaptionConfig, HallucinationConfig
@@ -20,6 +20,18 @@ from data_engine.scores.similarity import open_clip_checkpoint
 from data_engine.tables import DatasetPaths
 
 
+@dataclass(frozen=True, slots=True)
+class JudgedCaption:
+    """A caption of a clip, and what the judges said of it."""
+
+    caption: Caption
+    said: tuple[Judgement, ...]
+
+    @property
+    def scores(self) -> dict[str, Score]:
+        return {name: score for judgement in self.said for name, score in judgement.scores.items()}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Description:
     """All that this step has to say of one clip."""
@@ -33,6 +45,8 @@ class Description:
     findings: tuple[CaptionFinding, ...]
     error: str | None
     """Set if no caption is left."""
+    judged: tuple[JudgedCaption, ...] = ()
+    """The captions of which something was said, the first one first."""
 
     def applied_to(self, record: ClipRecord) -> ClipRecord:
         """The record with what was found out; to be judged by the filters next."""
@@ -50,19 +64,31 @@ def captions_of(record: ClipRecord, written: Sequence[Written]) -> tuple[Caption
     return (*(w for w in written if isinstance(w, Caption)), *originals)
 
 
+def judged_texts(config: DataEngineConfig, captions: Sequence[Caption]) -> tuple[str, ...]:
+    """The texts that judges are asked about, each once."""
+    chosen = captions if config.captions.judged == "all" else captions[:1]
+    return tuple(dict.fromkeys(caption.text for caption in chosen))
+
+
 def described(
-    record: ClipRecord, written: Sequence[Written], said: Sequence[Judgement]
+    record: ClipRecord, written: Sequence[Written], said: Mapping[str, Sequence[Judgement]]
 ) -> Description:
-    """What the captioners made of a clip, and the judges of its first caption."""
+    """What the captioners made of a clip, and the judges of its captions, by their text."""
     captions = captions_of(record, written)
     unwritten = tuple(w for w in written if isinstance(w, CaptionFinding))
+    judged = tuple(JudgedCaption(c, tuple(said[c.text])) for c in captions if c.text in said)
+    first = judged[0].said if judged else ()
     return Description(
         clip_id=record.clip_id,
         captions=captions,
-        scores={name: score for judgement in said for name, score in judgement.scores.items()},
-        category=next((j.category for j in said if j.category is not None), None),
-        findings=(*unwritten, *(j.finding for j in said if j.finding is not None)),
+        scores=judged[0].scores if judged else {},
+        category=next((j.category for j in first if j.category is not None), None),
+        findings=(
+            *unwritten,
+            *(j.finding for heard in said.values() for j in heard if j.finding is not None),
+        ),
         error=None if captions else _no_caption(unwritten),
+        judged=judged,
     )
 
 
@@ -86,13 +112,11 @@ def descriptions(
         outcomes = outcomes_of(config, record, written)
         if outcomes is None:
             continue
-        captions = captions_of(record, outcomes)
-        if not captions:
-            yield described(record, outcomes, [])
-            continue
-        by_judge = said.get((record.clip_id, caption_key(captions[0].text)), {})
-        if by_judge.keys() >= judges.keys():
-            yield described(record, outcomes, [by_judge[name] for name in judges])
+        texts = judged_texts(config, captions_of(record, outcomes))
+        by_text = {text: said.get((record.clip_id, caption_key(text)), {}) for text in texts}
+        if all(by_judge.keys() >= judges.keys() for by_judge in by_text.values()):
+            heard = {t: [by_judge[name] for name in judges] for t, by_judge in by_text.items()}
+            yield described(record, outcomes, heard)
 
 
 def outcomes_of(

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from data_engine.errors import JobError
 
+MAX_PICTURES = 64
+"""That go through a model at once: enough to keep a GPU busy, and few enough for its memory."""
+
 # No pickles: weights that exist only as .bin are refused instead of fetched.
 _FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 

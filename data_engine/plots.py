@@ -47,7 +47,9 @@ def histograms(
     """
     num_columns = 3
     num_rows = max(1, -(-len(panels) // num_columns))
-    figure = _figure(8.4, 2.0 * num_rows)
+    figure = _figure(8.4, 2.1 * num_rows)
+    # Else a title touches the numbers of the panel above.
+    figure.set_layout_engine("constrained", h_pad=0.09)
     grid = np.atleast_1d(figure.subplots(num_rows, num_columns)).ravel()
     for axes in grid[len(panels) :]:
         axes.set_visible(False)

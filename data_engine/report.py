@@ -15,7 +15,6 @@ from data_engine.clip_pages import write_clip_pages
 from data_engine.config import DataEngineConfig
 from data_engine.describing import read_descriptions
 from data_engine.errors import TableError
-from data_engine.filters import ALL_THRESHOLDS, Threshold, measured, resolve_percentiles
 from data_engine.schema import MANIFEST_NAME, ClipRecord, ClipStatus, Rejection, ShardManifest
 from data_engine.tables import (
     DatasetPaths,
@@ -50,7 +49,10 @@ class RunReport:
     num_shards: int
     num_sharded_clips: int
     source_hours: float
+    cut_hours: float
     kept_hours: float
+    num_cut_frames: int
+    num_kept_frames: int
     quarantined_by: dict[str, int]
     rejected_by: dict[str, int]
     failed_by: dict[str, int]
@@ -94,6 +96,7 @@ def summarize(paths: DatasetPaths, clips: Sequence[ClipRecord] | None = None) ->
     quarantine = read_quarantine(paths)
     by_status = Counter(clip.status for clip in clips)
     manifest = read_manifest(paths)
+    kept = [clip for clip in clips if clip.status is ClipStatus.KEPT]
     return RunReport(
         num_sources=len(sources),
         num_quarantined=len(quarantine),
@@ -105,7 +108,10 @@ def summarize(paths: DatasetPaths, clips: Sequence[ClipRecord] | None = None) ->
         num_shards=len(manifest.shards) if manifest else 0,
         num_sharded_clips=manifest.num_clips if manifest else 0,
         source_hours=sum(source.duration_s for source in sources) / 3600,
-        kept_hours=sum(c.duration_s for c in clips if c.status is ClipStatus.KEPT) / 3600,
+        cut_hours=sum(clip.duration_s for clip in clips) / 3600,
+        kept_hours=sum(clip.duration_s for clip in kept) / 3600,
+        num_cut_frames=sum(clip.num_frames for clip in clips),
+        num_kept_frames=sum(clip.num_frames for clip in kept),
         quarantined_by=dict(Counter(source.reason for source in quarantine)),
         rejected_by=dict(Counter(str(c.rejected_by) for c in clips if c.rejected_by is not None)),
         failed_by=dict(Counter(c.error for c in clips if c.error is not None)),
@@ -194,7 +200,8 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
     report = summarize(paths, clips)
     pictures = {
         "funnel.png": plots.funnel(report.funnel()),
-        "histograms.png": plots.histograms(score_panels(config, clips)),
+        "histograms.png": plots.histograms(statistics.score_panels(config.filters, clips)),
+        "captions.png": plots.histograms(statistics.caption_panels(clips)),
         "kept.jpg": kept_sheet(paths, clips),
         "rejected.jpg": rejected_sheet(paths, clips),
     }
@@ -202,11 +209,12 @@ def write_report(config: DataEngineConfig, paths: DatasetPaths) -> Path:
         with write_atomically(paths.report / name) as file:
             file.write(data)
     at_limits = limit_sheets(config, paths, clips)
-    captioners = statistics.by_captioner(clips, read_descriptions(config, paths, clips))
+    described = list(read_descriptions(config, paths, clips))
+    captioners = statistics.by_captioner(clips, described)
     categories = _categories(clips)
-    judged = statistics.hallucination(clips)
+    judged = statistics.hallucination(clips, described)
     card = _template("data_card.md").render(
-        **_card(paths, clips, report),
+        **_card(config, paths, clips, report),
         captioners=captioners,
         categories=categories,
         hallucination=judged,
@@ -243,7 +251,9 @@ def limit_sheets(
     }
 
 
-def _card(paths: DatasetPaths, clips: Sequence[ClipRecord], report: RunReport) -> dict[str, Any]:
+def _card(
+    config: DataEngineConfig, paths: DatasetPaths, clips: Sequence[ClipRecord], report: RunReport
+) -> dict[str, Any]:
     kept = [clip for clip in clips if clip.status is ClipStatus.KEPT]
     manifest = read_manifest(paths)
     return {
@@ -251,7 +261,9 @@ def _card(paths: DatasetPaths, clips: Sequence[ClipRecord], report: RunReport) -
         "attributions": sorted({clip.attribution for clip in clips if clip.attribution}),
         "sources": statistics.by_source(clips),
         "subsets": statistics.counted([name for clip in kept for name in clip.subsets]),
-        "spreads": statistics.spreads(clips),
+        "spreads": statistics.spreads(config.filters, clips),
+        "lengths": statistics.caption_lengths(clips),
+        "length_edges": statistics.LENGTH_EDGES,
         "buckets": statistics.counted(
             [s.bucket for s in (manifest.shards if manifest else ()) for _ in s.samples]
         ),
@@ -321,28 +333,6 @@ def _jpegs(paths: DatasetPaths, clips: Sequence[_Shown]) -> dict[str, list[bytes
         for row in rows.sort_by("time_s").to_pylist():
             jpegs.setdefault(row["clip_id"], []).append(row["jpeg"])
     return jpegs
-
-
-def score_panels(
-    config: DataEngineConfig, clips: Sequence[ClipRecord]
-) -> dict[str, tuple[list[float], list[str], list[float]]]:
-    """For each score: its values, its limits in words, and the limits as numbers. For `plots.histograms`."""
-    filters = resolve_percentiles(config.filters, clips, ALL_THRESHOLDS)
-    thresholds: dict[str, list[Threshold]] = {}
-    for threshold in ALL_THRESHOLDS:
-        thresholds.setdefault(threshold.score, []).append(threshold)
-    panels: dict[str, tuple[list[float], list[str], list[float]]] = {}
-    for score, limits in thresholds.items():
-        values = [value for clip in clips if (value := measured(clip, score)) is not None]
-        set_limits = [
-            (threshold.is_minimum, limit)
-            for threshold in limits
-            if isinstance(limit := threshold.limit(filters), int | float)
-        ]
-        if values:
-            kept = [f"{'>=' if is_minimum else '<='} {limit:g}" for is_minimum, limit in set_limits]
-            panels[score] = values, kept, [limit for _, limit in set_limits]
-    return panels
 
 
 def _backends(clips: Sequence[ClipRecord]) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from data_engine.scores.classifier import ImageNetClassifier
 from data_engine.scores.image_labels import LabelScorer, check_label_scorer, label_backend
 from data_engine.scores.similarity import (
     OpenCLIP,
+    in_one_go,
     open_clip_backend,
     open_clip_checkpoint,
     unit_rows,
@@ -54,7 +55,7 @@ def embedding_version(config: ScoreConfig) -> str:
 
 def scorer_versions(config: ScoreConfig) -> dict[str, str]:
     """Every scorer of this configuration and its version, without loading a model."""
-    clip = open_clip_backend(config.open_clip_model, config.open_clip_pretrained)
+    clip = open_clip_backend(config.aesthetic_model, config.aesthetic_pretrained)
     head = Path(config.aesthetic_head)
     versions = {
         "quality": f"{Brisque.backend}+{pixels.TECHNICAL_QUALITY_BACKEND}",
@@ -78,8 +79,8 @@ def check_scorers(config: ScoreConfig) -> None:
         check_label_scorer(*_which(chosen))
     if "aesthetic" in config.frame_scorers:
         AestheticHead(Path(config.aesthetic_head))
-    needs_clip = "aesthetic" in config.frame_scorers or config.embedding == "open_clip"
-    if needs_clip or config.similarity == "open_clip":
+        open_clip_checkpoint(config.aesthetic_model, config.aesthetic_pretrained)
+    if "open_clip" in (config.embedding, config.similarity):
         open_clip_checkpoint(config.open_clip_model, config.open_clip_pretrained)
 
 
@@ -89,24 +90,30 @@ class FrameScorers:
     def __init__(self, config: ScoreConfig) -> None:
         cv2.setNumThreads(1)
         self._config = config
-        self._scorers: dict[str, Callable[[Images], FrameScores]] = {
-            "quality": self._quality,
-            "text": self._text,
+        self._scorers: dict[str, Callable[[Sequence[Images]], list[FrameScores]]] = {
+            "quality": lambda clips: [self._quality(images) for images in clips],
+            "text": lambda clips: [self._text(images) for images in clips],
             "embedding": self._embedding,
             "aesthetic": self._aesthetic,
-            "nsfw": lambda images: self._most_likely("nsfw", images),
-            "watermark": lambda images: self._most_likely("watermark", images),
+            "nsfw": lambda clips: self._most_likely("nsfw", clips),
+            "watermark": lambda clips: self._most_likely("watermark", clips),
             "iqa": self._learned_quality,
         }
+        self._open_clips: dict[tuple[str, str], OpenCLIP] = {}
         self._label_scorers: dict[LabelScorerName, LabelScorer] = {}
 
-    def score(self, scorer: str, images: Images) -> FrameScores:
-        """What one scorer says of a clip. A clip without frames gets no score."""
-        return self._scorers[scorer](images) if images else FrameScores()
+    def score(self, scorer: str, clips: Sequence[Images]) -> list[FrameScores]:
+        """What one scorer says of each clip, in order; models of a hub see the frames of all of them at once.
+
+        A clip without frames gets no score.
+        """
+        shown = [images for images in clips if images]
+        found = iter(self._scorers[scorer](shown) if shown else ())
+        return [next(found) if images else FrameScores() for images in clips]
 
     def similarity(self, one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
         """The cosine of the embeddings of two images, HxWx3 RGB."""
-        rows_2D, _ = self._embed([one, other])
+        ((rows_2D,), _) = self._embed([[one, other]])
         return float(rows_2D[0] @ rows_2D[1])
 
     def _quality(self, images: Images) -> FrameScores:
@@ -132,30 +139,27 @@ class FrameScorers:
         scores = {n: Score(value=v, backend=TextArea.backend) for n, v in values.items()}
         return FrameScores(scores, tuple(dict.fromkeys(t for frame in found for t in frame.texts)))
 
-    def _embedding(self, images: Images) -> FrameScores:
-        rows_ND, backend = self._embed(images)
-        mean_D = unit_rows(rows_ND.mean(axis=0, keepdims=True))[0]
-        if len(images) == 1:
-            return FrameScores(embedding_D=mean_D)
-        # Of a missed cut, the frames at both sides differ; the least of all pairs shows it.
-        least = float((rows_ND @ rows_ND.T).min())
-        return FrameScores({"consistency": Score(value=least, backend=backend)}, embedding_D=mean_D)
+    def _embedding(self, clips: Sequence[Images]) -> list[FrameScores]:
+        rows, backend = self._embed(clips)
+        return [_consistency(rows_ND, backend) for rows_ND in rows]
 
-    def _aesthetic(self, images: Images) -> FrameScores:
-        value = self._head.score(self._open_clip.embed_images(images))
-        backend = f"{self._open_clip.backend}+{self._head.backend}"
-        return FrameScores({"aesthetic": Score(value=value, backend=backend)})
+    def _aesthetic(self, clips: Sequence[Images]) -> list[FrameScores]:
+        model = self._open_clip(self._config.aesthetic_model, self._config.aesthetic_pretrained)
+        backend = f"{model.backend}+{self._head.backend}"
+        values = (self._head.score(rows_ND) for rows_ND in model.embed_clips(clips))
+        return [FrameScores({"aesthetic": Score(value=v, backend=backend)}) for v in values]
 
-    def _most_likely(self, name: LabelScorerName, images: Images) -> FrameScores:
+    def _most_likely(self, name: LabelScorerName, clips: Sequence[Images]) -> list[FrameScores]:
         """One frame is enough for the clip to have it."""
         scorer = self._label_scorer(name)
-        value = float(scorer.probabilities(images).max())
-        return FrameScores({name: Score(value=value, backend=scorer.backend)})
+        values = (float(found_N.max()) for found_N in in_one_go(scorer.probabilities, clips))
+        return [FrameScores({name: Score(value=v, backend=scorer.backend)}) for v in values]
 
-    def _learned_quality(self, images: Images) -> FrameScores:
+    def _learned_quality(self, clips: Sequence[Images]) -> list[FrameScores]:
         scorer = self._label_scorer("iqa")
-        value = float(scorer.probabilities(images).mean())
-        return FrameScores({"learned_quality": Score(value=value, backend=scorer.backend)})
+        values = (float(found_N.mean()) for found_N in in_one_go(scorer.probabilities, clips))
+        backend = scorer.backend
+        return [FrameScores({"learned_quality": Score(value=v, backend=backend)}) for v in values]
 
     def _label_scorer(self, name: LabelScorerName) -> LabelScorer:
         if name not in self._label_scorers:
@@ -163,10 +167,19 @@ class FrameScorers:
             self._label_scorers[name] = LabelScorer(*_which(chosen))
         return self._label_scorers[name]
 
-    def _embed(self, images: Images) -> tuple[NDArray[np.float32], str]:
+    def _embed(self, clips: Sequence[Images]) -> tuple[list[NDArray[np.float32]], str]:
+        """N x D for each clip of N frames, and what made them."""
         if self._config.embedding == "open_clip":
-            return self._open_clip.embed_images(images), self._open_clip.backend
-        return unit_rows(self._classifier.features(images)), ImageNetClassifier.backend
+            config = self._config
+            model = self._open_clip(config.open_clip_model, config.open_clip_pretrained)
+            return model.embed_clips(clips), model.backend
+        rows = [unit_rows(self._classifier.features(images)) for images in clips]
+        return rows, ImageNetClassifier.backend
+
+    def _open_clip(self, model: str, pretrained: str) -> OpenCLIP:
+        if (model, pretrained) not in self._open_clips:
+            self._open_clips[model, pretrained] = OpenCLIP(model, pretrained)
+        return self._open_clips[model, pretrained]
 
     @cached_property
     def _brisque(self) -> Brisque:
@@ -181,12 +194,17 @@ class FrameScorers:
         return ImageNetClassifier()
 
     @cached_property
-    def _open_clip(self) -> OpenCLIP:
-        return OpenCLIP(self._config.open_clip_model, self._config.open_clip_pretrained)
-
-    @cached_property
     def _head(self) -> AestheticHead:
         return AestheticHead(Path(self._config.aesthetic_head))
+
+
+def _consistency(rows_ND: NDArray[np.float32], backend: str) -> FrameScores:
+    mean_D = unit_rows(rows_ND.mean(axis=0, keepdims=True))[0]
+    if len(rows_ND) == 1:
+        return FrameScores(embedding_D=mean_D)
+    # Of a missed cut, the frames at both sides differ; the least of all pairs shows it.
+    least = float((rows_ND @ rows_ND.T).min())
+    return FrameScores({"consistency": Score(value=least, backend=backend)}, embedding_D=mean_D)
 
 
 def _which(config: LabelConfig) -> tuple[str, str | None, str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from data_engine.config import FilterConfig
 from data_engine.describing import Description
-from data_engine.filters import ALL_THRESHOLDS, measured, resolve_percentiles
+from data_engine.filters import ALL_THRESHOLDS, Threshold, measured, resolve_percentiles
 from data_engine.hallucination import DsgCounts, dsg_counts, dsg_figures
 from data_engine.schema import ClipRecord, ClipStatus
 
@@ -34,12 +34,20 @@ class AtLimit:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Percentiles of a number over the kept clips."""
+    """Percentiles of a number over the kept clips, and its limits in words."""
 
     name: str
     p5: float
     median: float
     p95: float
+    limits: str = ""
+
+
+Panel = tuple[list[float], list[str], list[float]]
+"""A histogram: values, limits in words, and the limits as numbers. For `plots.histograms`."""
+
+LENGTH_EDGES = (10, 20, 40, 80, 160)
+"""In words: captions are counted between these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +63,10 @@ class CaptionerCounts:
 
 @dataclass(frozen=True, slots=True)
 class Hallucination:
-    """DSG-Video over all clips whose first caption one backend judged, 0 to 1."""
+    """DSG-Video over all captions of one source that one backend judged, 0 to 1: a row of table 8 of the paper."""
 
+    source: str
+    """A captioner, or `original`."""
     backend: str
     num_clips: int
     num_objects: int
@@ -85,12 +95,9 @@ def at_limits(
     filters: FilterConfig, clips: Sequence[ClipRecord], count: int
 ) -> dict[str, list[AtLimit]]:
     """For each limit in force, the `count` clips nearest to it on either side: those to look at when setting it."""
-    filters = resolve_percentiles(filters, clips, ALL_THRESHOLDS)
     found: dict[str, list[AtLimit]] = {}
-    for threshold in ALL_THRESHOLDS:
-        limit = threshold.limit(filters)
-        if not isinstance(limit, int | float):
-            continue
+    in_force = [pair for pairs in _limits(filters, clips).values() for pair in pairs]
+    for threshold, limit in in_force:
         near = sorted(
             (abs(value - limit), clip.clip_id, AtLimit(clip, value, is_inside))
             for clip in clips
@@ -101,7 +108,7 @@ def at_limits(
         inside = [at for *_, at in near if at.is_inside][:count]
         # A limit that nobody is beyond needs no picture.
         if outside:
-            name = f"{threshold.score} {'>=' if threshold.is_minimum else '<='} {limit:.3g}"
+            name = f"{threshold.score} {_in_words(threshold, limit)}"
             found[name] = sorted([*outside, *inside], key=lambda at: at.value)
     return found
 
@@ -122,40 +129,97 @@ def by_captioner(
     ]
 
 
-def hallucination(clips: Sequence[ClipRecord]) -> list[Hallucination]:
-    """The figures of each backend: sums over its clips first, then the ratios, as the paper does."""
-    counts: dict[str, list[DsgCounts]] = defaultdict(list)
-    for clip in clips:
-        found = dsg_counts(clip)
-        if found is not None:
-            counts[clip.scores["dsg_video_i"].backend].append(found)
+def hallucination(
+    clips: Sequence[ClipRecord], descriptions: Iterable[Description]
+) -> list[Hallucination]:
+    """The figures of each source of captions: sums over its clips first, then the ratios, as the paper does."""
+    ids = {clip.clip_id for clip in clips}
+    counts: dict[tuple[str, str], list[DsgCounts]] = defaultdict(list)
+    for description in descriptions:
+        for judged in description.judged if description.clip_id in ids else ():
+            found = dsg_counts(judged.scores)
+            if found is not None:
+                backend = judged.scores["dsg_video_i"].backend
+                counts[judged.caption.source, backend].append(found)
     rows: list[Hallucination] = []
-    for backend, judged in sorted(counts.items()):
+    for (source, backend), judged in sorted(counts.items()):
         figures = dsg_figures(judged)
         if figures is not None:
             num_objects = sum(c.num_objects for c in judged)
             row = (figures.dsg_video_i, figures.dsg_video_s)
-            rows.append(Hallucination(backend, len(judged), num_objects, *row))
+            rows.append(Hallucination(source, backend, len(judged), num_objects, *row))
     return rows
 
 
-def spreads(clips: Sequence[ClipRecord]) -> list[Spread]:
-    """Length, size, rate, words of the first caption, and every score, over the kept clips."""
-    kept = [clip for clip in clips if clip.status is ClipStatus.KEPT]
-    values: dict[str, list[float]] = {
-        "duration (s)": [clip.duration_s for clip in kept],
-        "frames": [float(clip.num_frames) for clip in kept],
-        "height (px)": [float(clip.picture_size_px[0]) for clip in kept],
-        "width (px)": [float(clip.picture_size_px[1]) for clip in kept],
-        "frames a second": [clip.fps for clip in kept],
-        "words in the caption": [
-            float(len(clip.captions[0].text.split())) for clip in kept if clip.captions
-        ],
+def score_panels(filters: FilterConfig, clips: Sequence[ClipRecord]) -> dict[str, Panel]:
+    """Of each score and fact that some clip has, the limits that are in force with it."""
+    limits = _limits(filters, clips)
+    names = dict.fromkeys(threshold.score for threshold in ALL_THRESHOLDS)
+    found = {n: [v for clip in clips if (v := measured(clip, n)) is not None] for n in names}
+    return {
+        name: (
+            values,
+            [_in_words(threshold, limit) for threshold, limit in limits.get(name, [])],
+            [limit for _, limit in limits.get(name, [])],
+        )
+        for name, values in found.items()
+        if values
     }
-    for clip in kept:
-        for name, score in clip.scores.items():
-            values.setdefault(name, []).append(score.value)
-    return [Spread(name, *_percentiles(numbers)) for name, numbers in values.items() if numbers]
+
+
+def caption_panels(clips: Sequence[ClipRecord]) -> dict[str, Panel]:
+    """The words of the captions of each source, over the kept clips."""
+    return {
+        f"words, {source}": ([float(count) for count in counts], [], [])
+        for source, counts in _words_by_source(clips).items()
+    }
+
+
+def caption_lengths(clips: Sequence[ClipRecord]) -> dict[str, list[int]]:
+    """How many captions of each source, over the kept clips, lie between `LENGTH_EDGES`, below and above included."""
+    edges = (0, *(edge + 1 for edge in LENGTH_EDGES), np.inf)
+    return {
+        source: np.histogram(counts, edges)[0].tolist()
+        for source, counts in _words_by_source(clips).items()
+    }
+
+
+def _words_by_source(clips: Sequence[ClipRecord]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for clip in clips:
+        for caption in clip.captions if clip.status is ClipStatus.KEPT else ():
+            found[caption.source].append(len(caption.text.split()))
+    return dict(sorted(found.items()))
+
+
+def spreads(filters: FilterConfig, clips: Sequence[ClipRecord]) -> list[Spread]:
+    """Every fact and score, and the words of the first caption, over the kept clips."""
+    kept = [clip for clip in clips if clip.status is ClipStatus.KEPT]
+    # Percentiles are over all clips, as for the filters.
+    numbers = resolve_percentiles(filters, clips, ALL_THRESHOLDS)
+    rows = [
+        Spread(name, *_percentiles(values), limits=", ".join(limits))
+        for name, (values, limits, _) in score_panels(numbers, kept).items()
+    ]
+    words = [len(clip.captions[0].text.split()) for clip in kept if clip.captions]
+    return [*rows, Spread("words in the first caption", *_percentiles(words))] if words else rows
+
+
+def _limits(
+    filters: FilterConfig, clips: Sequence[ClipRecord]
+) -> dict[str, list[tuple[Threshold, float]]]:
+    """The limits in force on each score, as numbers."""
+    filters = resolve_percentiles(filters, clips, ALL_THRESHOLDS)
+    found: dict[str, list[tuple[Threshold, float]]] = defaultdict(list)
+    for threshold in ALL_THRESHOLDS:
+        limit = threshold.limit(filters)
+        if isinstance(limit, int | float):
+            found[threshold.score].append((threshold, limit))
+    return found
+
+
+def _in_words(threshold: Threshold, limit: float) -> str:
+    return f"{'>=' if threshold.is_minimum else '<='} {limit:.3g}"
 
 
 def counted(values: Sequence[str]) -> Mapping[str, int]:

@@ -30,7 +30,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -45,8 +45,8 @@ from data_engine.schema import SCHEMA_VERSION, ClipRecord, QuarantinedSource, So
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
-_SCORE = pa.struct([("value", pa.float64()), ("backend", pa.string())])
-_CAPTION = pa.struct(
+SCORE = pa.struct([("value", pa.float64()), ("backend", pa.string())])
+CAPTION = pa.struct(
     [
         ("text", pa.string()),
         ("source", pa.string()),
@@ -56,8 +56,7 @@ _CAPTION = pa.struct(
     ]
 )
 _CROP = pa.struct([(name, pa.int64()) for name in ("left_px", "top_px", "width_px", "height_px")])
-_CATEGORY = pa.struct([("name", pa.string()), ("backend", pa.string())])
-_FINDING = pa.struct([(name, pa.string()) for name in ("step", "reason", "detail")])
+CATEGORY = pa.struct([("name", pa.string()), ("backend", pa.string())])
 _TEXTS = pa.map_(pa.string(), pa.string())
 
 CLIPS = pa.schema(
@@ -72,10 +71,10 @@ CLIPS = pa.schema(
         ("shot_index", pa.int64()),
         ("height_px", pa.int64()),
         ("width_px", pa.int64()),
-        ("scores", pa.map_(pa.string(), _SCORE)),
-        ("captions", pa.list_(_CAPTION)),
+        ("scores", pa.map_(pa.string(), SCORE)),
+        ("captions", pa.list_(CAPTION)),
         ("crop", _CROP),
-        ("category", _CATEGORY),
+        ("category", CATEGORY),
         ("subsets", pa.list_(pa.string())),
         ("duplicate_of", pa.string()),
         ("rejected_by", pa.string()),
@@ -109,36 +108,6 @@ SOURCES = pa.schema(
 )
 QUARANTINE = pa.schema([("uri", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 FRAMES = pa.schema([("clip_id", pa.string()), ("time_s", pa.float64()), ("jpeg", pa.binary())])
-SCORES = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("scorer", pa.string()),
-        ("version", pa.string()),
-        ("scores", pa.map_(pa.string(), _SCORE)),
-        ("texts", pa.list_(pa.string())),
-        ("embedding", pa.list_(pa.float32())),
-    ]
-)
-CAPTIONS = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("captioner", pa.string()),
-        ("version", pa.string()),
-        ("caption", _CAPTION),
-        ("finding", _FINDING),
-    ]
-)
-JUDGEMENTS = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("caption", pa.string()),
-        ("judge", pa.string()),
-        ("version", pa.string()),
-        ("scores", pa.map_(pa.string(), _SCORE)),
-        ("category", _CATEGORY),
-        ("finding", _FINDING),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -324,6 +293,16 @@ def read_arrow(path: Path, columns: list[str] | None = None) -> pa.Table:
     Raises:
         TableError: the table does not exist, or another schema version wrote it.
     """
+    check_version(path)
+    return pq.read_table(path, columns=columns)
+
+
+def check_version(path: Path) -> None:
+    """See that a table is there, and that this code can read it.
+
+    Raises:
+        TableError: the table does not exist, or another schema version wrote it.
+    """
     _require(path)
     found = _metadata(path).get(b"stiv.schema_version", b"none").decode()
     if found != str(SCHEMA_VERSION):
@@ -331,16 +310,6 @@ def read_arrow(path: Path, columns: list[str] | None = None) -> pa.Table:
             f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}; "
             "delete the data set and curate again, or check out the commit that wrote it"
         )
-    return pq.read_table(path, columns=columns)
-
-
-def read_parts(
-    folder: Path, made_from: str, columns: list[str] | None = None
-) -> Iterator[dict[str, Any]]:
-    """The rows of an append-only table: of its parts, those that were made from exactly this."""
-    for part in sorted(folder.glob("*.parquet")):
-        if is_made_from(part, made_from):
-            yield from read_table(part, columns)
 
 
 def read_clips(path: Path) -> list[ClipRecord]:

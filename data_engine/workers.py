@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from data_engine.append_only import CAPTIONS, JUDGEMENTS, SCORES
 from data_engine.caption_judging import CaptionJudge, judge_versions, judgements_row
 from data_engine.caption_writing import CaptionWriter, ClipFrames, captioner_versions, captions_row
 from data_engine.clips import CutSource as SourceClips
@@ -31,7 +32,7 @@ from data_engine.letterbox import without_bars
 from data_engine.parts import Part, PartFolder, decode_part, join_parts, num_parts
 from data_engine.probe import probe
 from data_engine.schema import ClipRecord, Crop, SourceVideo
-from data_engine.scoring import FrameScorers, scorer_versions
+from data_engine.scoring import FrameScorers, FrameScores, scorer_versions
 from data_engine.shard_writer import (
     EncodedClip,
     ShardReceipt,
@@ -41,10 +42,7 @@ from data_engine.shard_writer import (
 )
 from data_engine.sources import SourceFile
 from data_engine.tables import (
-    CAPTIONS,
     FRAMES,
-    JUDGEMENTS,
-    SCORES,
     DatasetPaths,
     is_made_from,
     write_atomically,
@@ -212,17 +210,18 @@ class ScoreFrames:
 
     def __call__(self, row: Row) -> Row:
         images = _read_images(self._paths, row["source_id"], row["clip_ids"])
+        clips = [images[clip_id] for clip_id in row["clip_ids"]]
+        found = {scorer: self._scorers.score(scorer, clips) for scorer in row["scorers"]}
         scores = [
-            self._said(clip_id, scorer, images[clip_id])
-            for clip_id in row["clip_ids"]
+            self._said(clip_id, scorer, found[scorer][place])
+            for place, clip_id in enumerate(row["clip_ids"])
             for scorer in row["scorers"]
         ]
         part = self._paths.scores / f"{row['key']}.parquet"
         write_table(part, scores, SCORES, self._made_from)
         return {"key": row["key"], "num_clips": len(row["clip_ids"])}
 
-    def _said(self, clip_id: str, scorer: str, images: list[NDArray[np.uint8]]) -> Row:
-        found = self._scorers.score(scorer, images)
+    def _said(self, clip_id: str, scorer: str, found: FrameScores) -> Row:
         return {
             "clip_id": clip_id,
             "scorer": scorer,

@@ -31,7 +31,7 @@ def print_report(console: Console, report: RunReport, dataset: Path) -> None:
         f"clips: {report.num_kept} kept + {report.num_rejected} rejected + {report.num_failed} failed "
         f"= {report.num_clips} cut",
         f"shards: {report.num_shards} with {report.num_sharded_clips} clips, "
-        f"{report.kept_hours * 60:.1f} minutes",
+        f"{report.kept_hours * 60:.1f} minutes, {report.num_kept_frames} frames",
     ]
     lines += [f"failed: {count} x {error}" for error, count in report.failed_by.items()]
     if stages := read_throughput(DatasetPaths(dataset)):

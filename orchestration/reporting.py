@@ -94,6 +94,7 @@ def clip_metadata(paths: DatasetPaths, clips: Sequence[ClipRecord]) -> dict[str,
         "kept_fraction": round(report.num_kept / max(1, report.num_clips), 4),
         "source_hours": round(report.source_hours, 4),
         "kept_hours": round(report.kept_hours, 4),
+        "kept_frames": report.num_kept_frames,
     }
 
 
@@ -101,11 +102,11 @@ def score_metadata(config: "DataEngineConfig", clips: Sequence[ClipRecord]) -> d
     """How many clips there are, and a report with the histogram of each score and the limits in force."""
     from data_engine import plots
     from data_engine.drift import deciles
-    from data_engine.report import score_panels
+    from data_engine.statistics import score_panels
 
     failed = Counter(clip.error for clip in clips if clip.error is not None)
     sections: dict[str, str] = {}
-    if panels := score_panels(config, clips):
+    if panels := score_panels(config.filters, clips):
         sections["Scores"] = picture("score histograms", plots.histograms(panels))
     if failed:
         sections["Failed"] = table(("clips", "why"), [(n, e) for e, n in failed.items()])
@@ -180,7 +181,8 @@ def shard_metadata(paths: DatasetPaths, pages: str) -> dict[str, Any]:
 def report_metadata(config: "DataEngineConfig", paths: DatasetPaths) -> dict[str, Any]:
     """The data card, the score histograms, and the clips on both sides of each limit."""
     from data_engine import plots
-    from data_engine.report import CARD_NAME, limit_sheets, score_panels
+    from data_engine.report import CARD_NAME, limit_sheets
+    from data_engine.statistics import score_panels
     from data_engine.tables import load_clips
     from data_engine.throughput import read_throughput
 
@@ -190,7 +192,7 @@ def report_metadata(config: "DataEngineConfig", paths: DatasetPaths) -> dict[str
         "Data card": _beginning((paths.report / CARD_NAME).read_text().partition("\n")[2]),
         "Throughput": table(("stage", "of", "seconds"), rows),
     }
-    if panels := score_panels(config, clips):
+    if panels := score_panels(config.filters, clips):
         sections["Scores"] = picture("score histograms", plots.histograms(panels))
     for name, sheet in limit_sheets(config, paths, clips).items():
         sections[f"Nearest to {name}"] = picture(f"clips at {name}", sheet)

@@ -1,4 +1,4 @@
-"""A chat model that transformers runs in this process: any image-text-to-text model, or a plain LLM.
+"""A chat model that transformers runs in this process: any image-text-to-text or video model, or a plain LLM.
 
 Only safetensors weights are read, and no code that comes with a model is run.
 """
@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
 from data_engine.caption_config import TransformersConfig
-from data_engine.captioning.chat import Answer, Failure, Question
+from data_engine.captioning.chat import Answer, Failure, Image, Question
 from data_engine.errors import JobError
 from data_engine.hub_models import best_device, cannot_load, model_folder
 
@@ -27,6 +30,7 @@ class TransformersChat:
         self._config = config
         self.name = _name(config)
         self._processor, self._is_multimodal = _load_processor(config)
+        self._shows_videos = config.frames_as == "video"
         self._tokenizer: Any = getattr(self._processor, "tokenizer", self._processor)
         # Answers of a batch all begin where the prompts end.
         self._tokenizer.padding_side = "left"
@@ -78,17 +82,26 @@ class TransformersChat:
 
     def _padding(self) -> dict[str, Any]:
         # Processors want it among their own arguments, tokenizers as an argument of the template.
-        return {"processor_kwargs": {"padding": True}} if self._is_multimodal else {"padding": True}
+        if not self._is_multimodal:
+            return {"padding": True}
+        # The frames were chosen already; a second choice would drop some of the few.
+        videos = {"videos_kwargs": {"do_sample_frames": False}} if self._shows_videos else {}
+        return {"processor_kwargs": {"padding": True, **videos}}
 
     def _conversation(self, question: Question) -> list[dict[str, Any]]:
-        from PIL import Image
+        from PIL import Image as PILImage
 
         if not self._is_multimodal:
             assert not question.images, f"{self.name} takes no pictures"
             return [{"role": "user", "content": question.prompt}]
-        content: list[dict[str, Any]] = [
-            {"type": "image", "image": Image.fromarray(image)} for image in question.images
-        ]
+        content: list[dict[str, Any]]
+        takes_images = getattr(self._processor, "image_processor", None) is not None
+        if self._shows_videos and (len(question.images) > 1 or not takes_images):
+            content = [{"type": "video", "video": np.stack(_alike(question.images))}]
+        else:
+            content = [
+                {"type": "image", "image": PILImage.fromarray(image)} for image in question.images
+            ]
         return [{"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}]
 
     def _read_answer(self, tokens_L: list[int]) -> Answer | Failure:
@@ -99,6 +112,17 @@ class TransformersChat:
             return Failure("the answer was cut in the middle; allow more with max_new_tokens")
         text = self._tokenizer.decode(tokens_L[:num_tokens], skip_special_tokens=True).strip()
         return Answer(text=text, num_tokens=num_tokens) if text else Failure("the answer is empty")
+
+
+def _alike(images: Sequence[Image]) -> list[Image]:
+    """The frames of a video must have one size; those of a clip do, unless its source changes it on the way."""
+    height_px, width_px = images[0].shape[:2]
+    return [
+        image
+        if image.shape == images[0].shape
+        else np.asarray(cv2.resize(image, (width_px, height_px)), dtype=np.uint8)
+        for image in images
+    ]
 
 
 def check_local_model(config: TransformersConfig) -> None:
@@ -137,6 +161,10 @@ def _load_processor(config: TransformersConfig) -> tuple[Any, bool]:
         raise cannot_load(_path(config), error) from error
     if getattr(processor, "chat_template", None) is None:
         raise JobError(f"{config.model} has no chat template; take a model that was tuned to chat")
+    if config.frames_as == "video" and getattr(processor, "video_processor", None) is None:
+        raise JobError(
+            f"frames_as is 'video', but {config.model} has no video input; set it to 'images', or take a video model"
+        )
     return processor, is_multimodal
 
 

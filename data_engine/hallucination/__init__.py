@@ -11,12 +11,12 @@ An object of which some frame gives no answer, and none says present, is unknown
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from data_engine.captioning.chat import Failure, Image
-from data_engine.schema import ClipRecord, Score
+from data_engine.schema import Score
 
 _SENTENCE_END = re.compile(
     r"(?<=[.!?])[\"'\u201d\u2019)]?\s+(?=[\"'\u201c(]?[A-Z0-9])|(?<=[\u3002\uff01\uff1f])"
@@ -149,15 +149,12 @@ def dsg_scores(counts: DsgCounts, backend: str) -> dict[str, Score]:
     return {name: Score(value=float(value), backend=backend) for name, value in values.items()}
 
 
-def dsg_counts(record: ClipRecord) -> DsgCounts | None:
-    """The counts that `dsg_scores` put into a record; None if its caption was not judged."""
-    values = [
-        record.score(name)
-        for name in (_OBJECTS, _HALLUCINATED_OBJECTS, _SENTENCES, _HALLUCINATED_SENTENCES)
-    ]
-    known = [round(value) for value in values if value is not None]
-    if len(known) < len(values):
+def dsg_counts(scores: Mapping[str, Score]) -> DsgCounts | None:
+    """The counts that `dsg_scores` put among the scores of a caption; None if it was not judged."""
+    names = (_OBJECTS, _HALLUCINATED_OBJECTS, _SENTENCES, _HALLUCINATED_SENTENCES)
+    if not scores.keys() >= set(names):
         return None
+    known = [round(scores[name].value) for name in names]
     return DsgCounts(
         num_objects=known[0],
         num_hallucinated_objects=known[1],

@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_engine.errors import JobError
-from data_engine.hub_models import best_device, cannot_load, content_hash, model_folder
+from data_engine.hub_models import (
+    MAX_PICTURES,
+    best_device,
+    cannot_load,
+    content_hash,
+    model_folder,
+)
 
 
 class LabelScorer:
@@ -47,7 +53,11 @@ class LabelScorer:
         self._model = loaded.eval().to(self._device)
 
     def probabilities(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Of the label in each HxWx3 RGB picture, 0 to 1; all of them go through the model together."""
+        """Of the label in each HxWx3 RGB picture, 0 to 1; as many at once as `MAX_PICTURES` says."""
+        parts = [images[i : i + MAX_PICTURES] for i in range(0, len(images), MAX_PICTURES)]
+        return np.concatenate([self._probabilities(part) for part in parts])
+
+    def _probabilities(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         from PIL import Image
 
         pictures = [Image.fromarray(image) for image in images]

@@ -7,7 +7,7 @@ style, count or relation. OpenCLIP is a contrastive model whose weights come fro
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_engine.errors import JobError
-from data_engine.hub_models import best_device
+from data_engine.hub_models import MAX_PICTURES, best_device
 from data_engine.scores.classifier import ImageNetClassifier
 
 _TOP_CLASSES = 10
@@ -34,8 +34,10 @@ class SimilarityBackend(Protocol):
         """The key of its score in `ClipRecord.scores`."""
         ...
 
-    def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """N x D, for N RGB pictures of any size."""
+    def embed_clips(
+        self, clips: Sequence[Sequence[NDArray[np.uint8]]]
+    ) -> list[NDArray[np.float32]]:
+        """N x D for each clip of N RGB pictures of any size; N is at least 1."""
         ...
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -54,6 +56,16 @@ class SimilarityFactory(Protocol):
 def mean_cosine(images_ND: NDArray[np.float32], text_D: NDArray[np.float32]) -> float:
     """The mean over pictures of the cosine with one text, -1 to 1; all are unit vectors."""
     return float((images_ND @ text_D).mean())
+
+
+def in_one_go(
+    see: Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float32]],
+    clips: Sequence[Sequence[NDArray[np.uint8]]],
+) -> list[NDArray[np.float32]]:
+    """What `see` makes of the pictures of all clips together, clip by clip."""
+    ends = np.cumsum([len(images) for images in clips])
+    rows = see([image for images in clips for image in images])
+    return np.split(rows, ends[:-1])
 
 
 def unit_rows(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -88,6 +100,12 @@ class ConSE:
         smallest_kept_N1 = np.sort(probabilities_NK, axis=1)[:, -_TOP_CLASSES, None]
         weights_NK = np.where(probabilities_NK >= smallest_kept_N1, probabilities_NK, 0)
         return unit_rows(weights_NK @ self._labels_KD)
+
+    def embed_clips(
+        self, clips: Sequence[Sequence[NDArray[np.uint8]]]
+    ) -> list[NDArray[np.float32]]:
+        # One clip at a time: a batch is no faster on a CPU, and would change the last digits.
+        return [self.embed_images(images) for images in clips]
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """M x 384."""
@@ -139,14 +157,21 @@ class OpenCLIP:
         import open_clip
 
         self.backend = open_clip_backend(model, pretrained)
+        tag: dict[str, Any] = open_clip.get_pretrained_cfg(model, pretrained) or {}
         # By its name and not by the file: the tag also says how pictures are normalised.
-        loaded: Any = open_clip.create_model_from_pretrained(model, pretrained=pretrained)
+        loaded: Any = open_clip.create_model_from_pretrained(
+            model, pretrained=pretrained, force_quick_gelu=bool(tag.get("quick_gelu"))
+        )
         self._device = best_device()
         self._model, self._preprocess = loaded[0].eval().to(self._device), loaded[1]
         self._tokenizer: Any = open_clip.get_tokenizer(model)
 
     def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """N x D, where D is a property of the model."""
+        """N x D, where D is a property of the model; as many at once as `MAX_PICTURES` says."""
+        parts = [images[i : i + MAX_PICTURES] for i in range(0, len(images), MAX_PICTURES)]
+        return np.concatenate([self._embed_batch(part) for part in parts])
+
+    def _embed_batch(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         import torch
         from PIL import Image
 
@@ -154,6 +179,11 @@ class OpenCLIP:
         with torch.inference_mode():
             features_ND = self._model.encode_image(pixels.to(self._device))
             return unit_rows(features_ND.float().cpu().numpy())
+
+    def embed_clips(
+        self, clips: Sequence[Sequence[NDArray[np.uint8]]]
+    ) -> list[NDArray[np.float32]]:
+        return in_one_go(self.embed_images, clips)
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """M x D; texts longer than the context of the model are cut."""

@@ -1,11 +1,11 @@
 """Captions of the clips that are still kept, what is said of the main one, and the named subsets."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from data_engine.append_only import CAPTIONS_KEY, JUDGEMENTS_KEY, compact, read_parts
 from data_engine.caption_judging import (
     SaidByClip,
     caption_key,
@@ -25,6 +25,7 @@ from data_engine.describing import (
     captions_of,
     check_chat_models,
     descriptions,
+    judged_texts,
     outcomes_of,
 )
 from data_engine.filters import ALL_THRESHOLDS, CAPTION_THRESHOLDS, judge_captioned, passes
@@ -37,8 +38,8 @@ from data_engine.steps.work import (
     CRASHED,
     Counter,
     alone,
-    batches,
     is_done,
+    missing_batches,
     save_config,
     unfinished,
 )
@@ -47,7 +48,6 @@ from data_engine.tables import (
     fingerprint,
     made_from,
     read_clips,
-    read_parts,
     write_clips,
 )
 from data_engine.throughput import stage_clock
@@ -66,7 +66,7 @@ def caption_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: On
         *("captioned", made_from(paths.deduplicated_clips)),
         *(captions_goal(config), judgements_goal(config)),
         *(captioner_versions(config), list(judge_versions(config).items())),
-        *(list(config.captions.captioners), limits, categories, subsets),
+        *(list(config.captions.captioners), config.captions.judged, limits, categories, subsets),
     )
     if is_done(paths.captioned_clips, goal):
         return
@@ -78,8 +78,10 @@ def caption_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: On
     with stage_clock(paths, "caption", len(with_words) - num_known, "clips"):
         written = write_missing_captions(config, paths, with_words, written, on_progress)
         said = judge_missing_captions(
-            config, paths, _main_captions(config, with_words, written), said, on_progress
+            config, paths, _texts_to_judge(config, with_words, written), said, on_progress
         )
+    compact(paths.captions, captions_goal(config), CAPTIONS_KEY)
+    compact(paths.judgements, judgements_goal(config), JUDGEMENTS_KEY)
     described = {d.clip_id: d for d in descriptions(config, with_words, written, said)}
     told = {r.clip_id: _with_caption(r, described.get(r.clip_id)) for r in with_words}
     decided = decide_with_captions([told.get(r.clip_id, r) for r in records], config)
@@ -96,7 +98,7 @@ def write_missing_captions(
 ) -> CaptionsByClip:
     """Have each captioner describe the clips that it has not described; what is known afterwards."""
     goal, versions = captions_goal(config), captioner_versions(config)
-    missing = _by_missing(records, versions, lambda r: written.get(r.clip_id, {}))
+    missing = missing_batches(records, versions, lambda r: written.get(r.clip_id, {}))
     if not missing:
         return written
     texts = _texts_read(config, paths)
@@ -115,9 +117,9 @@ def write_missing_captions(
         clips = [ClipRecord.from_json(text) for text in whole["records"]]
         return [row(whole["captioners"], [clip]) for clip in clips]
 
-    num_done = len(records) - sum(map(len, missing.values()))
+    num_done = len(records) - sum(len(batch) for _, batch in missing)
     map_rows(
-        [row(names, batch) for names, clips in missing.items() for batch in batches(clips)],
+        [row(names, batch) for names, batch in missing],
         partial(WriteCaptions, config=config, root=str(paths.root), made_from=goal),
         key="key",
         split=split,
@@ -130,72 +132,65 @@ def write_missing_captions(
 def judge_missing_captions(
     config: DataEngineConfig,
     paths: DatasetPaths,
-    captioned: Sequence[tuple[ClipRecord, str]],
+    captioned: Sequence[tuple[ClipRecord, Sequence[str]]],
     said: SaidByClip,
     on_progress: OnProgress,
 ) -> SaidByClip:
-    """Have each judge hear the captions (clip, text) that it has not heard; what is known afterwards."""
+    """Have each judge hear the captions of clips that it has not heard; what is known afterwards."""
     goal, versions = judgements_goal(config), judge_versions(config)
-    texts = {record.clip_id: text for record, text in captioned}
-    missing = _by_missing(
-        [record for record, _ in captioned],
-        versions,
-        lambda r: said.get((r.clip_id, caption_key(texts[r.clip_id])), {}),
-    )
-    if not missing:
-        return said
 
-    def row(judges: Sequence[str], source_id: str, clip_ids: Sequence[str]) -> dict[str, Any]:
+    def row(
+        judges: Sequence[str], source_id: str, captions: Sequence[tuple[str, str]]
+    ) -> dict[str, Any]:
         asked = {name: versions[name] for name in judges}
-        captions = [texts[clip_id] for clip_id in clip_ids]
+        clip_ids, texts = [clip_id for clip_id, _ in captions], [text for _, text in captions]
         return {
-            "key": fingerprint(goal, list(clip_ids), captions, asked),
+            "key": fingerprint(goal, clip_ids, texts, asked),
             "source_id": source_id,
-            "clip_ids": list(clip_ids),
-            "captions": captions,
+            "clip_ids": clip_ids,
+            "captions": texts,
             "judges": list(judges),
         }
 
     def split(whole: dict[str, Any]) -> list[dict[str, Any]]:
-        return [row(whole["judges"], whole["source_id"], [c]) for c in whole["clip_ids"]]
+        pairs = zip(whole["clip_ids"], whole["captions"], strict=True)
+        return [row(whole["judges"], whole["source_id"], [pair]) for pair in pairs]
 
-    num_done = len(captioned) - sum(map(len, missing.values()))
+    rows: list[dict[str, Any]] = []
+    # By their place, so that another captioner at the end leaves the batches of those before it as they are.
+    for place in range(max((len(texts) for _, texts in captioned), default=0)):
+        heard = {r.clip_id: texts[place] for r, texts in captioned if len(texts) > place}
+        missing = missing_batches(
+            [record for record, _ in captioned if record.clip_id in heard],
+            versions,
+            lambda r, heard=heard: said.get((r.clip_id, caption_key(heard[r.clip_id])), {}),
+        )
+        rows += [
+            row(names, batch[0].source_id, [(c.clip_id, heard[c.clip_id]) for c in batch])
+            for names, batch in missing
+        ]
+    if not rows:
+        return said
+    total = sum(len(texts) for _, texts in captioned)
+    num_done = total - sum(len(row["captions"]) for row in rows)
     map_rows(
-        [
-            row(names, batch[0].source_id, [clip.clip_id for clip in batch])
-            for names, clips in missing.items()
-            for batch in batches(clips)
-        ],
+        rows,
         partial(JudgeCaptions, config=config, root=str(paths.root), made_from=goal),
         key="key",
         split=split,
-        on_row=Counter("judge", len(captioned), "captions", on_progress, done=num_done),
+        on_row=Counter("judge", total, "captions", on_progress, done=num_done),
         num_gpus=config.workers.num_gpus,
     )
     return read_judgements(config, paths)
 
 
-def _by_missing(
-    records: Iterable[ClipRecord],
-    names: Iterable[str],
-    known: Callable[[ClipRecord], Any],
-) -> dict[tuple[str, ...], list[ClipRecord]]:
-    """The clips of which something is missing, by the names of what it is."""
-    missing: dict[tuple[str, ...], list[ClipRecord]] = defaultdict(list)
-    for record in records:
-        found = known(record)
-        missing[tuple(name for name in names if name not in found)].append(record)
-    missing.pop((), None)
-    return missing
-
-
-def _main_captions(
+def _texts_to_judge(
     config: DataEngineConfig, records: Iterable[ClipRecord], written: CaptionsByClip
-) -> list[tuple[ClipRecord, str]]:
-    """The clips that have a caption, with the first. Where a captioner crashed, that may yet be another one."""
+) -> list[tuple[ClipRecord, tuple[str, ...]]]:
+    """The clips that have captions, with their texts. Where a captioner crashed, the first may yet be another one."""
     outcomes = ((record, outcomes_of(config, record, written)) for record in records)
     captions = ((record, captions_of(record, o)) for record, o in outcomes if o is not None)
-    return [(record, found[0].text) for record, found in captions if found]
+    return [(record, judged_texts(config, found)) for record, found in captions if found]
 
 
 def _texts_read(config: DataEngineConfig, paths: DatasetPaths) -> dict[str, list[str]]:

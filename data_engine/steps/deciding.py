@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from data_engine.append_only import read_parts
 from data_engine.config import DataEngineConfig
 from data_engine.duplicates import find_duplicates
 from data_engine.filters import BEFORE_CAPTIONS, judge, resolve_percentiles
@@ -17,7 +18,6 @@ from data_engine.tables import (
     fingerprint,
     made_from,
     read_clips,
-    read_parts,
     write_clips,
 )
 

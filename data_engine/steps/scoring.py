@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from data_engine.append_only import SCORES_KEY, compact, read_parts
 from data_engine.config import DataEngineConfig
 from data_engine.decode import CUT_VERSION
 from data_engine.filters import BEFORE_FRAMES, judge, resolve_percentiles
@@ -18,8 +19,8 @@ from data_engine.steps.work import (
     CRASHED,
     Counter,
     alone,
-    batches,
     is_done,
+    missing_batches,
     save_config,
     unfinished,
 )
@@ -30,7 +31,6 @@ from data_engine.tables import (
     is_made_from,
     made_from,
     read_clips,
-    read_parts,
     read_sources,
     rows_of,
     write_clips,
@@ -177,19 +177,15 @@ def _score_frames(
     goal = scores_goal(config)
     versions = scorer_versions(config.scores)
     columns = ["clip_id", "scorer", "version"]
-    known = {
-        (row["clip_id"], row["scorer"])
-        for row in read_parts(paths.scores, goal, columns)
-        if versions.get(row["scorer"]) == row["version"]
-    }
-    missing: dict[tuple[str, ...], list[ClipRecord]] = defaultdict(list)
-    for record in records:
-        missing[tuple(s for s in versions if (record.clip_id, s) not in known)].append(record)
-    num_done = len(missing.pop((), []))
+    known: dict[str, set[str]] = defaultdict(set)
+    for row in read_parts(paths.scores, goal, columns):
+        if versions.get(row["scorer"]) == row["version"]:
+            known[row["clip_id"]].add(row["scorer"])
+    missing = missing_batches(records, versions, lambda r: known[r.clip_id])
+    num_done = len(records) - sum(len(batch) for _, batch in missing)
     rows = [
         _row(goal, batch[0].source_id, [r.clip_id for r in batch], scorers)
-        for scorers, clips in missing.items()
-        for batch in batches(clips)
+        for scorers, batch in missing
     ]
 
     def split(row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -206,6 +202,7 @@ def _score_frames(
             on_row=counted,
             num_gpus=config.workers.num_gpus,
         )
+    compact(paths.scores, goal, SCORES_KEY)
     crashed = {clip_id for row in finished.crashed for clip_id in row["clip_ids"]}
     scores: dict[str, dict[str, Score]] = defaultdict(dict)
     for row in read_parts(paths.scores, goal, [*columns, "scores"]):

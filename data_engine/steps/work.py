@@ -2,7 +2,7 @@
 
 import fcntl
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -73,6 +73,28 @@ def batches(records: Iterable[ClipRecord]) -> list[list[ClipRecord]]:
         for clips in by_source.values()
         for i in range(0, len(clips), _CLIPS_PER_ROW)
     ]
+
+
+def missing_batches(
+    records: Iterable[ClipRecord],
+    names: Iterable[str],
+    known: Callable[[ClipRecord], Container[str]],
+) -> list[tuple[tuple[str, ...], list[ClipRecord]]]:
+    """Clips of which something is missing, in batches, with the names of what it is.
+
+    Batches are made before what is known is left out: what a model says of a clip may depend in its last digits on
+    the clips beside it, so that a run which goes on must see them as the one that was killed did.
+    """
+    wanted = tuple(names)
+    found: list[tuple[tuple[str, ...], list[ClipRecord]]] = []
+    for batch in batches(records):
+        missing: dict[tuple[str, ...], list[ClipRecord]] = defaultdict(list)
+        for record in batch:
+            has = known(record)
+            missing[tuple(name for name in wanted if name not in has)].append(record)
+        missing.pop((), None)
+        found += missing.items()
+    return found
 
 
 class Counter:

@@ -19,6 +19,7 @@ from data_engine.config import (
     ScoreConfig,
     ShotConfig,
 )
+from data_engine.describing import read_descriptions
 from data_engine.hallucination import dsg_counts
 from data_engine.pipeline import (
     caption_clips,
@@ -28,6 +29,7 @@ from data_engine.pipeline import (
     score_clips,
 )
 from data_engine.schema import ClipRecord
+from data_engine.statistics import hallucination
 from data_engine.tables import DatasetPaths, read_clips
 from tests.data_engine.captioning.chat_server import (
     MODEL,
@@ -125,7 +127,7 @@ def test_what_is_said_of_captions_asks_no_captioner_again(
     prompts = asked_by(server)
     assert len(prompts) == 2 * NUM_CLIPS
     assert config.captions.prompt not in prompts
-    assert all(dsg_counts(clip) is not None for clip in checked)
+    assert all(dsg_counts(clip.scores) is not None for clip in checked)
 
     none = config.captions.categories.model_copy(update={"names": ()})
     captions = config.captions.model_copy(update={"categories": none})
@@ -156,6 +158,27 @@ def test_another_captioner_is_asked_alone(paths: DatasetPaths, server: ChatServe
     assert asked_by(server) == [config.captions.prompt] * NUM_CLIPS
     captioned(config, paths)
     assert asked_by(server) == []
+
+
+def test_every_captioner_is_judged_and_none_twice(paths: DatasetPaths, server: ChatServer) -> None:
+    config = config_for(server)
+    judge = config.captions.endpoint.model_copy(update={"temperature": 0.0})
+    asking = HallucinationConfig(backend="endpoint", num_frames=1, endpoint=judge)
+    config = config.model_copy(update={"hallucination": asking})
+    captioned(config, paths)
+    asked_by(server)
+
+    captions = config.captions.model_copy(update={"captioners": ("endpoint", "template")})
+    both = config.model_copy(update={"captions": captions})
+    clips = captioned(both, paths)
+    # Each caption of the template is asked questions about, and those of the endpoint no more.
+    prompts = asked_by(server)
+    assert sum("JSON list" in prompt for prompt in prompts) == NUM_CLIPS
+    rows = hallucination(clips, list(read_descriptions(both, paths, clips)))
+    assert [(row.source, row.num_clips) for row in rows] == [
+        ("endpoint", NUM_CLIPS),
+        ("template", NUM_CLIPS),
+    ]
 
 
 def test_a_model_that_moved_is_the_same(paths: DatasetPaths, server: ChatServer) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from skimage import data as photographs
 
+from data_engine.append_only import CAPTIONS, JUDGEMENTS
 from data_engine.caption_config import (
     CaptionConfig,
     CategoryConfig,
@@ -30,16 +31,18 @@ from data_engine.caption_writing import (
 from data_engine.config import DataEngineConfig
 from data_engine.describing import (
     Description,
+    JudgedCaption,
     captions_of,
     check_chat_models,
     described,
+    judged_texts,
     read_descriptions,
 )
 from data_engine.errors import JobError
 from data_engine.hallucination import dsg_counts
 from data_engine.hallucination.checker import CaptionedFrames
 from data_engine.schema import Caption, Category, ClipRecord, ClipStatus
-from data_engine.tables import CAPTIONS, JUDGEMENTS, DatasetPaths, write_table
+from data_engine.tables import DatasetPaths, write_table
 from tests.data_engine.captioning.chat_server import (
     MODEL,
     Asked,
@@ -64,10 +67,13 @@ def describe(config: DataEngineConfig, clips: list[ClipFrames]) -> list[Descript
     for clip in clips:
         written = [writer.write(name, [clip])[0] for name in config.captions.captioners]
         captions = captions_of(clip.record, written)
-        said = [
-            judge.judge(name, [CaptionedFrames(captions[0].text, clip.images)])[0]
-            for name in (judge_versions(config) if captions else ())
-        ]
+        said = {
+            text: [
+                judge.judge(name, [CaptionedFrames(text, clip.images)])[0]
+                for name in judge_versions(config)
+            ]
+            for text in judged_texts(config, captions)
+        }
         found.append(described(clip.record, written, said))
     return found
 
@@ -103,7 +109,7 @@ def test_captions_of_several_captioners_stand_before_the_original_ones() -> None
     similarity = record.score("conse_similarity")
     assert similarity is not None
     assert similarity > 0.2
-    counts = dsg_counts(record)
+    counts = dsg_counts(record.scores)
     assert counts is not None
     assert (counts.num_objects, counts.num_hallucinated_objects) == (2, 0)
     assert again == description
@@ -193,12 +199,38 @@ def test_a_clip_is_described_once_all_was_said_of_it(tmp_path: Path) -> None:
         category=Category(name="animals", backend="test"),
         findings=(REFUSED,),
         error=None,
+        judged=(
+            JudgedCaption(
+                TEMPLATE,
+                (
+                    Judgement(scores(conse_similarity=0.3)),
+                    Judgement(category=Category(name="animals", backend="test")),
+                ),
+            ),
+        ),
     )
     assert read() == [expected]
     # A table of other frames vouches for nothing.
     decode = CONFIG.decode.model_copy(update={"frame_long_side_px": 64})
     other = CONFIG.model_copy(update={"decode": decode})
     assert list(read_descriptions(other, paths, [record])) == []
+
+
+def test_all_captions_are_judged_or_the_first_alone(tmp_path: Path) -> None:
+    paths, versions = DatasetPaths(tmp_path), captioner_versions(CONFIG)
+    record = clip_record(captions=(Caption(text="Fur.", source="original", model="m"),))
+    write_captions_of(paths, record, versions)
+    write_judgements_of(paths, record, TEMPLATE.text)
+
+    def judged_by(config: DataEngineConfig) -> list[list[str]]:
+        found = read_descriptions(config, paths, [record])
+        return [[judged.caption.source for judged in d.judged] for d in found]
+
+    assert judged_by(CONFIG) == []
+    captions = CONFIG.captions.model_copy(update={"judged": "first"})
+    assert judged_by(CONFIG.model_copy(update={"captions": captions})) == [["template"]]
+    write_judgements_of(paths, record, "Fur.")
+    assert judged_by(CONFIG) == [["template", "original"]]
 
 
 def test_a_model_that_is_not_there_stops_the_job_before_it_begins() -> None:

@@ -52,8 +52,7 @@ def test_frames_of_two_shots_are_less_consistent_than_a_pan(
 ) -> None:
     first, second = list(photos.values())[:2]
     pan = [np.ascontiguousarray(first[:, left : left + 480]) for left in (0, 12, 24)]
-    within = scorers.score("embedding", pan)
-    across = scorers.score("embedding", [*pan[:2], second])
+    within, across = scorers.score("embedding", [pan, [*pan[:2], second]])
     assert within.scores["consistency"].value > 0.8 > across.scores["consistency"].value + 0.2
     assert within.scores["consistency"].backend == "embedded:efficientnet-lite0"
     assert within.embedding_D is not None
@@ -63,14 +62,14 @@ def test_frames_of_two_shots_are_less_consistent_than_a_pan(
 def test_one_frame_says_nothing_of_consistency(
     scorers: FrameScorers, photos: dict[str, Image]
 ) -> None:
-    found = scorers.score("embedding", [next(iter(photos.values()))])
+    (found,) = scorers.score("embedding", [[next(iter(photos.values()))]])
     assert found.scores == {}
     assert found.embedding_D is not None
 
 
 def test_a_clip_without_frames_has_no_scores(scorers: FrameScorers) -> None:
     for name in ScoreConfig().frame_scorers:
-        found = scorers.score(name, [])
+        (found,) = scorers.score(name, [[]])
         assert (found.scores, found.texts, found.embedding_D) == ({}, (), None)
 
 
@@ -97,7 +96,7 @@ def test_text_at_an_edge_is_counted_there(scorers: FrameScorers, photos: dict[st
     cv2.rectangle(frame, (0, height_px - 60), (frame.shape[1], height_px), (0, 0, 0), -1)
     place_px = (frame.shape[1] // 2 - 130, height_px - 20)
     cv2.putText(frame, "Good morning", place_px, cv2.FONT_HERSHEY_SIMPLEX, 1.2, (255, 255, 255), 2)
-    found = scorers.score("text", [frame]).scores
+    found = scorers.score("text", [[frame]])[0].scores
     assert found["text_area_edges"].value == pytest.approx(found["text_area"].value) != 0
     assert found["text_area_corners"].value == 0
 

@@ -1,16 +1,21 @@
 import pytest
 
+from data_engine.caption_judging import Judgement
 from data_engine.caption_writing import CaptionFinding
 from data_engine.config import FilterConfig
-from data_engine.describing import Description
+from data_engine.describing import Description, JudgedCaption
 from data_engine.hallucination import DsgCounts, dsg_scores
 from data_engine.schema import Rejection
 from data_engine.statistics import (
     CaptionerCounts,
+    Hallucination,
     at_limits,
     by_captioner,
     by_source,
+    caption_lengths,
+    caption_panels,
     hallucination,
+    score_panels,
     spreads,
 )
 from tests.factories import caption, clip_record, scores
@@ -56,10 +61,32 @@ def test_spreads_are_those_of_the_kept_clips() -> None:
         for i in range(3)
     ]
     clips.append(clip_record(end_s=500.0, rejected_by=Rejection.TOO_DARK))
-    found = {spread.name: spread for spread in spreads(clips)}
-    assert found["duration (s)"].median == pytest.approx(2.0)
-    assert found["duration (s)"].p95 < 4
-    assert found["words in the caption"].p5 == 3
+    found = {spread.name: spread for spread in spreads(FilterConfig(min_duration_s="p0"), clips)}
+    assert found["duration_s"].median == pytest.approx(2.0)
+    assert found["duration_s"].p95 < 4
+    assert found["duration_s"].limits == ">= 1"
+    assert found["height_px"].limits == ">= 128"
+    assert found["words in the first caption"].p5 == 3
+
+
+def test_every_score_has_a_panel_with_its_limits() -> None:
+    clips = [
+        clip_record(start_s=float(i), scores=scores(motion=i / 10, motion_p90=i / 10))
+        for i in range(11)
+    ]
+    panels = score_panels(FilterConfig(min_motion="p20"), clips)
+    assert panels["motion_p90"] == ([i / 10 for i in range(11)], [], [])
+    assert panels["motion"][1:] == ([">= 0.2", "<= 1"], [pytest.approx(0.2), 1.0])
+    assert {"duration_s", "fps", "width_px"} <= panels.keys()
+    assert "brisque" not in panels
+
+
+def test_the_lengths_of_captions_are_counted_by_source() -> None:
+    said = (caption("A cat sits.", source="vlm"), caption("Cat. " * 21, source="original"))
+    clips = [clip_record(captions=said), clip_record(start_s=9.0, captions=said[:1])]
+    clips.append(clip_record(start_s=20.0, captions=said, rejected_by=Rejection.TOO_DARK))
+    assert caption_lengths(clips) == {"original": [0, 0, 1, 0, 0, 0], "vlm": [2, 0, 0, 0, 0, 0]}
+    assert caption_panels(clips)["words, vlm"] == ([3.0, 3.0], [], [])
 
 
 def test_captioners_count_what_they_wrote_and_what_was_refused() -> None:
@@ -84,18 +111,42 @@ def test_captioners_count_what_they_wrote_and_what_was_refused() -> None:
     ]
 
 
-def test_hallucination_sums_before_it_divides() -> None:
-    few = DsgCounts(
-        num_objects=1, num_hallucinated_objects=1, num_sentences=1, num_hallucinated_sentences=1
+def judged(clip_id: str, **by_source: DsgCounts) -> Description:
+    """A clip whose captions of several sources were judged."""
+    captions = {name: caption(f"Of {name}.", source=name) for name in by_source}
+    return Description(
+        clip_id=clip_id,
+        captions=tuple(captions.values()),
+        scores={},
+        category=None,
+        findings=(),
+        error=None,
+        judged=tuple(
+            JudgedCaption(captions[name], (Judgement(dsg_scores(counts, "judge")),))
+            for name, counts in by_source.items()
+        ),
     )
-    many = DsgCounts(
-        num_objects=9, num_hallucinated_objects=1, num_sentences=1, num_hallucinated_sentences=1
+
+
+def counts(objects: int, hallucinated: int, sentences: int, of_them: int) -> DsgCounts:
+    return DsgCounts(
+        num_objects=objects,
+        num_hallucinated_objects=hallucinated,
+        num_sentences=sentences,
+        num_hallucinated_sentences=of_them,
     )
-    none = DsgCounts(
-        num_objects=10, num_hallucinated_objects=0, num_sentences=2, num_hallucinated_sentences=0
-    )
-    clips = [clip_record(scores=dsg_scores(counts, "judge")) for counts in (few, many, none)]
-    clips.append(clip_record())
-    (found,) = hallucination(clips)
-    assert (found.num_clips, found.num_objects) == (3, 20)
-    assert (found.dsg_video_i, found.dsg_video_s) == (0.1, 0.5)
+
+
+def test_hallucination_sums_before_it_divides_and_tells_captioners_apart() -> None:
+    clips = [clip_record(start_s=float(i)) for i in range(4)]
+    described = [
+        judged(clips[0].clip_id, vlm=counts(1, 1, 1, 1), template=counts(4, 0, 1, 0)),
+        judged(clips[1].clip_id, vlm=counts(9, 1, 1, 1)),
+        judged(clips[2].clip_id, vlm=counts(10, 0, 2, 0)),
+        judged(clips[3].clip_id),
+        judged("of another data set", vlm=counts(1, 1, 1, 1)),
+    ]
+    assert hallucination(clips, described) == [
+        Hallucination("template", "judge", 1, 4, 0.0, 0.0),
+        Hallucination("vlm", "judge", 3, 20, 0.1, 0.5),
+    ]

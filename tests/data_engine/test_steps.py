@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_engine.append_only import SCORES
 from data_engine.caption_config import CaptionConfig
 from data_engine.config import DataEngineConfig, DuplicateConfig, FilterConfig, ScoreConfig
 from data_engine.errors import BusyError
@@ -15,7 +16,7 @@ from data_engine.scoring import scorer_versions
 from data_engine.steps.captioning import caption_clips, decide_with_captions
 from data_engine.steps.deciding import deduplicate_clips, filter_clips
 from data_engine.steps.scoring import scores_goal
-from data_engine.tables import SCORES, DatasetPaths, made_from, read_clips, write_clips, write_table
+from data_engine.tables import DatasetPaths, made_from, read_clips, write_clips, write_table
 from tests.factories import caption, clip_record, scores
 
 GOOD = scores(

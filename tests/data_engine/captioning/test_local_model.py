@@ -18,6 +18,7 @@ from tests.data_engine.captioning.tiny_models import (
     MERGE,
     RED,
     write_tiny_llm,
+    write_tiny_video_model,
     write_tiny_vlm,
 )
 
@@ -92,6 +93,25 @@ def test_frames_are_described_alone_and_merged_by_a_language_model(
     assert isinstance(written[0], Caption)
     assert written[0].source == "frames_then_merge"
     assert written[0].model == "file:transformers/tiny-vlm + file:transformers/tiny-llm"
+
+
+def test_a_video_model_is_shown_a_video(
+    vlm_folder: Path, classifier: ImageNetClassifier, tmp_path: Path
+) -> None:
+    model = config(write_tiny_video_model(tmp_path / "tiny-video"), frames_as="video", batch_size=2)
+    captions = CaptionConfig(captioners=("vlm",), vlm=model, prompt=DESCRIBE, num_frames=2)
+    check_chat_models(captions, HallucinationConfig())
+    captioner = CAPTIONERS["vlm"](captions, classifier=classifier, open_model=shared_models())
+    # One of them has a frame of another size.
+    clips = [[RED, BLUE], [BLUE, RED], [BLUE, RED[::2, ::2]]]
+    written = captioner.caption([CaptionRequest(images=images) for images in clips])
+    assert [caption.text for caption in written if isinstance(caption, Caption)] == [
+        "A red wall then A blue wall .",
+        "A blue wall then A red wall .",
+        "A blue wall then A red wall .",
+    ]
+    with pytest.raises(JobError, match="has no video input; set it to 'images'"):
+        check_local_model(config(vlm_folder, frames_as="video"))
 
 
 def test_equal_configurations_share_one_model(vlm_folder: Path) -> None:

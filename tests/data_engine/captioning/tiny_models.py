@@ -21,12 +21,25 @@ BLUE: Image = np.full((48, 64, 3), (30, 30, 220), dtype=np.uint8)
 
 _END = "</s>"
 _WORDS = (
-    *("<pad>", "<unk>", _END, "<image>", "USER:", "ASSISTANT:", "1.", "2.", "A", "red", "blue"),
+    *(
+        "<pad>",
+        "<unk>",
+        _END,
+        "<image>",
+        "<video>",
+        "USER:",
+        "ASSISTANT:",
+        "1.",
+        "2.",
+        "A",
+        "red",
+        "blue",
+    ),
     *("wall", ".", "then", *DESCRIBE.split(), *MERGE.split()),
 )
 _IMAGE_TEMPLATE = (
     "{% for message in messages %}USER: {% for part in message['content'] %}"
-    "{{ '<image> ' if part['type'] == 'image' else part['text'] }}{% endfor %}{% endfor %}"
+    "{{ part['text'] if part['type'] == 'text' else '<' + part['type'] + '> ' }}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
 _TEXT_TEMPLATE = (
@@ -55,7 +68,7 @@ def _tokenizer() -> "transformers.PreTrainedTokenizerFast":
         pad_token="<pad>",
         unk_token="<unk>",
         eos_token=_END,
-        additional_special_tokens=["<image>"],
+        additional_special_tokens=["<image>", "<video>"],
     )
 
 
@@ -116,6 +129,50 @@ def write_tiny_vlm(folder: Path) -> Path:
     return folder
 
 
+def write_tiny_video_model(folder: Path) -> Path:
+    """A LLaVA-OneVision that names the colours of a video of two frames, in their order."""
+    tokenizer = _tokenizer()
+    size = {"height": _PICTURE_PX, "width": _PICTURE_PX}
+    processor = transformers.LlavaOnevisionProcessor(
+        image_processor=transformers.LlavaOnevisionImageProcessor(
+            size=size, image_grid_pinpoints=[[_PICTURE_PX, _PICTURE_PX]]
+        ),
+        tokenizer=tokenizer,
+        video_processor=transformers.LlavaOnevisionVideoProcessor(size=size),
+        num_image_tokens=(_PICTURE_PX // _PATCH_PX) ** 2,
+        vision_feature_select_strategy="full",
+        chat_template=_IMAGE_TEMPLATE,
+    )
+    torch.manual_seed(0)
+    model = transformers.LlavaOnevisionForConditionalGeneration(
+        transformers.LlavaOnevisionConfig(
+            vision_config=transformers.SiglipVisionConfig(
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                image_size=_PICTURE_PX,
+                patch_size=_PATCH_PX,
+                vision_use_head=False,
+            ),
+            text_config=_text_config(),
+            image_token_index=_WORDS.index("<image>"),
+            video_token_index=_WORDS.index("<video>"),
+            image_grid_pinpoints=[[_PICTURE_PX, _PICTURE_PX]],
+            vision_feature_layer=-1,
+        )
+    )
+    lessons: list[tuple[Any, str]] = []
+    for images, answer in _SEEN:
+        if len(images) > 1:
+            video = {"type": "video", "video": np.stack(images)}
+            inputs = _inputs(processor, [video, {"type": "text", "text": DESCRIBE}])
+            lessons.append((inputs, answer))
+    _train(model, tokenizer, lessons, num_steps=60)
+    _save(folder, model, processor)
+    return folder
+
+
 def write_tiny_llm(folder: Path) -> Path:
     """A Llama that merges two numbered lines."""
     tokenizer = _tokenizer()
@@ -154,7 +211,7 @@ def _train(
             tokens_BL = torch.cat([inputs["input_ids"], ends], dim=1)
             labels_BL = tokens_BL.clone()
             labels_BL[:, : -ends.shape[1]] = -100
-            pictures = {k: v for k, v in inputs.items() if k == "pixel_values"}
+            pictures = {k: v for k, v in inputs.items() if k.startswith("pixel_values")}
             model(
                 input_ids=tokens_BL,
                 attention_mask=torch.ones_like(tokens_BL),

@@ -68,9 +68,9 @@ def test_the_aggregate_divides_sums_and_does_not_average_ratios() -> None:
 def test_counts_travel_in_the_scores_of_a_clip() -> None:
     judged = counts(4, 1, 2, 1)
     record = clip_record(scores=dsg_scores(judged, "test"))
-    assert dsg_counts(record) == judged
+    assert dsg_counts(record.scores) == judged
     assert record.score("dsg_video_i") == 0.25
-    assert dsg_counts(clip_record()) is None
+    assert dsg_counts({}) is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import transformers
 from numpy.typing import NDArray
 
-from data_engine.config import DataEngineConfig, LabelConfig, ScoreConfig
+from data_engine.config import DataEngineConfig, FilterConfig, LabelConfig, ScoreConfig
 from data_engine.errors import JobError
 from data_engine.scores.image_labels import LabelScorer, label_backend
 from data_engine.scoring import FrameScorers, check_scorers, scorer_versions
@@ -58,7 +59,7 @@ def test_a_clip_has_the_worst_of_its_frames_or_their_mean(
 ) -> None:
     config = config_for(scorer, classifier)
     check_scorers(config)
-    found = FrameScorers(config).score(scorer, images).scores
+    found = FrameScorers(config).score(scorer, [images])[0].scores
     each = LabelScorer(str(classifier), None, "marked").probabilities(images)
     assert list(found) == [score]
     assert found[score].value == pytest.approx(each.mean() if is_mean else each.max(), abs=1e-5)
@@ -133,8 +134,31 @@ def test_what_classifies_no_pictures_is_refused(classifier: Path, tmp_path: Path
 
 
 def test_the_choice_survives_a_stored_configuration(classifier: Path) -> None:
-    config = DataEngineConfig(scores=config_for("nsfw", classifier))
+    config = DataEngineConfig(
+        scores=config_for("nsfw", classifier),
+        filters=FilterConfig(max_brisque=None, max_text_area=None, max_nsfw=0.5),
+    )
     again = DataEngineConfig.model_validate_json(config.model_dump_json())
     assert again.scores.label_scorers == {
         "nsfw": LabelConfig(model=str(classifier), label="marked")
     }
+
+
+def test_the_frames_of_several_clips_go_through_the_classifier_together(
+    classifier: Path, images: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    probabilities = LabelScorer.probabilities
+
+    def counted(scorer: LabelScorer, pictures: Sequence[Image]) -> NDArray[np.float32]:
+        seen.append(len(pictures))
+        return probabilities(scorer, pictures)
+
+    monkeypatch.setattr(LabelScorer, "probabilities", counted)
+    scorers = FrameScorers(config_for("nsfw", classifier))
+    clips = [images[:1], images[1:]]
+    together = scorers.score("nsfw", clips)
+    assert seen == [3]
+    alone = [scorers.score("nsfw", [clip])[0] for clip in clips]
+    for one, other in zip(together, alone, strict=True):
+        assert one.scores["nsfw"].value == pytest.approx(other.scores["nsfw"].value, abs=1e-5)

@@ -1,15 +1,18 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from data_engine.config import ScoreConfig
 from data_engine.describing import check_models
 from data_engine.errors import JobError
 from data_engine.scores.classifier import ImageNetClassifier
 from data_engine.scores.similarity import SIMILARITY_BACKENDS, ConSE, OpenCLIP, mean_cosine
+from data_engine.scoring import FrameScorers, FrameScores, scorer_versions
 
 TEXTS = {
     "cat": "a cat with striped fur looks at the camera",
@@ -129,7 +132,7 @@ def test_open_clip_loads_a_checkpoint_and_embeds(
     assert backend.score_name == "clip_similarity"
     assert backend.backend.startswith("file:open_clip/stiv-test-tiny/")
     assert str(tiny_checkpoint.parent) not in backend.backend
-    images_ND = backend.embed_images([photos["cat"], photos["coffee"]])
+    (images_ND,) = backend.embed_clips([[photos["cat"], photos["coffee"]]])
     texts_MD = backend.embed_texts(["a cat", "a cup of coffee " * 20, "a rocket"])
     assert images_ND.shape == (2, 24)
     assert texts_MD.shape == (3, 24)
@@ -137,7 +140,71 @@ def test_open_clip_loads_a_checkpoint_and_embeds(
         assert rows.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
     again = OpenCLIP("stiv-test-tiny", str(tiny_checkpoint))
-    np.testing.assert_array_equal(again.embed_images([photos["cat"]]), images_ND[:1])
+    np.testing.assert_allclose(again.embed_images([photos["cat"]]), images_ND[:1], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_frames_of_several_clips_go_through_open_clip_together(
+    tiny_checkpoint: Path, photos: dict[str, NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = tiny_checkpoint.with_name("head.safetensors")
+    weight = np.linspace(-1, 1, 24, dtype=np.float32)
+    save_file({"weight": weight, "bias": np.array([5.0], dtype=np.float32)}, head)
+    config = ScoreConfig(
+        frame_scorers=("embedding", "aesthetic"),
+        embedding="open_clip",
+        open_clip_model="stiv-test-tiny",
+        open_clip_pretrained=str(tiny_checkpoint),
+        aesthetic_model="stiv-test-tiny",
+        aesthetic_pretrained=str(tiny_checkpoint),
+        aesthetic_head=str(head),
+    )
+    seen: list[int] = []
+    embed = OpenCLIP.embed_images
+
+    def counted(model: OpenCLIP, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        seen.append(len(images))
+        return embed(model, images)
+
+    monkeypatch.setattr(OpenCLIP, "embed_images", counted)
+    clips = [[photos["cat"]], [], [photos["coffee"], photos["rocket"], photos["cat"]]]
+    scorers = FrameScorers(config)
+    for name, score in (("embedding", "consistency"), ("aesthetic", "aesthetic")):
+        together = scorers.score(name, clips)
+        assert seen == [4]
+        alone = [scorers.score(name, [images])[0] for images in clips]
+        seen.clear()
+        assert together[1] == FrameScores()
+        for one, other in zip(together, alone, strict=True):
+            assert one.scores.keys() == other.scores.keys()
+            for key, found in one.scores.items():
+                assert found.value == pytest.approx(other.scores[key].value, abs=1e-5)
+        assert score in together[2].scores
+
+
+@pytest.mark.slow
+def test_the_head_sees_embeddings_of_its_own_model(
+    tiny_checkpoint: Path, photos: dict[str, NDArray[np.uint8]]
+) -> None:
+    """Another model of the same width gives a number as well, which means nothing."""
+    head = tiny_checkpoint.with_name("own_head.safetensors")
+    weight = np.linspace(-1, 1, 24, dtype=np.float32)
+    save_file({"weight": weight, "bias": np.array([5.0], dtype=np.float32)}, head)
+    assert ScoreConfig().aesthetic_pretrained == "openai"
+    config = ScoreConfig(
+        frame_scorers=("aesthetic",),
+        aesthetic_model="stiv-test-tiny",
+        aesthetic_pretrained=str(tiny_checkpoint),
+        aesthetic_head=str(head),
+    )
+    (found,) = FrameScorers(config).score("aesthetic", [[photos["cat"]]])
+    rows_ND = OpenCLIP("stiv-test-tiny", str(tiny_checkpoint)).embed_images([photos["cat"]])
+    assert found.scores["aesthetic"].value == pytest.approx(
+        float(rows_ND[0] @ weight) + 5, abs=1e-4
+    )
+    assert found.scores["aesthetic"].backend == scorer_versions(config)["aesthetic"]
+    other = config.model_copy(update={"open_clip_pretrained": "laion400m_e31"})
+    assert scorer_versions(other) == scorer_versions(config)
 
 
 @pytest.mark.slow
