@@ -187,6 +187,10 @@ class DuplicateConfig(_Config):
     """Cosine of mean frame features above which two clips are copies; None keeps all."""
     within_source: bool = False
     """Compare clips of one source too. The parts of a long shot look alike, so that only one of them is left."""
+    also: tuple[str, ...] = ()
+    """Other data sets whose clips are originals too, in order: paths, or names of folders beside this one. A data set that
+    is in the list itself looks only at those before it, so that one list serves them all, and what is kept does not
+    depend on which is curated first."""
 
 
 class ShardConfig(_Config):
@@ -267,6 +271,17 @@ class DataEngineConfig(_Config):
                     f"{where} names the categories {sorted(unknown)}, and captions.categories.names are "
                     f"{list(self.captions.categories.names)}; name some of those"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_duplicates(self) -> "DataEngineConfig":
+        duplicates = self.duplicates
+        is_compared = duplicates.max_similarity is not None
+        if duplicates.also and not (is_compared and "embedding" in self.scores.frame_scorers):
+            raise ValueError(
+                "duplicates.also needs a number in duplicates.max_similarity and 'embedding' in scores.frame_scorers; set "
+                "both, or leave it empty"
+            )
         return self
 
     def _missing_for(self, score: str) -> str | None:

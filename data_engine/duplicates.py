@@ -5,6 +5,7 @@ chains, means that every dropped clip is close to the very clip that stands for 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import faiss
 import numpy as np
@@ -45,7 +46,7 @@ def find_duplicates(
     if len(ordered) < 2:
         return {}
     rows_ND = np.stack([embeddings[record.clip_id] for record in ordered]).astype(np.float32)
-    limits, similarities, neighbours = _pairs(rows_ND, max_similarity, exact_clips)
+    limits, similarities, neighbours = _near(rows_ND, rows_ND, max_similarity, exact_clips)
     duplicates: dict[str, tuple[str, float]] = {}
     is_kept = np.ones(len(ordered), dtype=bool)
     sources = np.unique([record.source_id for record in ordered], return_inverse=True)[1]
@@ -66,10 +67,63 @@ def find_duplicates(
     return duplicates
 
 
-def _pairs(
-    rows_ND: NDArray[np.float32], min_similarity: float, exact_clips: int
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A clip that an earlier data set kept; its embedding is of unit length."""
+
+    dataset: str
+    record: ClipRecord
+    embedding_D: NDArray[np.float32]
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}/{self.record.clip_id}"
+
+    def may_have_copy(self, record: ClipRecord) -> bool:
+        """Clips of one source are copies only where they show the same time: the parts of a long shot look alike."""
+        mine = self.record
+        is_same_time = mine.start_s < record.end_s and record.start_s < mine.end_s
+        return mine.source_id != record.source_id or is_same_time
+
+
+def find_copies(
+    records: Sequence[ClipRecord],
+    embeddings: Mapping[str, NDArray[np.float32]],
+    originals: Sequence[Original],
+    max_similarity: float,
+    *,
+    within_source: bool = False,
+    exact_clips: int = _EXACT_CLIPS,
+) -> dict[str, tuple[str, float]]:
+    """Clip id -> the name of the nearest original that it duplicates, and their cosine; of equals, the first.
+
+    An original always stays, better or worse: its data set is done, and others may have been trained on. With more
+    than `exact_clips` originals an inverted-file index is searched, which may miss a few and invents none.
+    """
+    shown = [record for record in records if record.clip_id in embeddings]
+    if not shown or not originals:
+        return {}
+    rows_ND = np.stack([embeddings[record.clip_id] for record in shown]).astype(np.float32)
+    originals_MD = np.stack([original.embedding_D for original in originals]).astype(np.float32)
+    limits, similarities, neighbours = _near(originals_MD, rows_ND, max_similarity, exact_clips)
+    copies: dict[str, tuple[str, float]] = {}
+    for position, record in enumerate(shown):
+        found = slice(limits[position], limits[position + 1])
+        near = zip((-similarities[found]).tolist(), neighbours[found].tolist(), strict=True)
+        for cosine, place in sorted(near):
+            if within_source or originals[place].may_have_copy(record):
+                copies[record.clip_id] = (originals[place].name, -cosine)
+                break
+    return copies
+
+
+def _near(
+    rows_ND: NDArray[np.float32],
+    asked_QD: NDArray[np.float32],
+    min_similarity: float,
+    exact_clips: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """For each row, the rows at least this similar: bounds into two flat arrays of cosines and positions."""
+    """For each row that is asked for, the rows at least this similar: bounds into flat arrays of cosines and positions."""
     num_rows, width = rows_ND.shape
     index = faiss.IndexFlatIP(width)
     if num_rows > exact_clips:
@@ -79,5 +133,5 @@ def _pairs(
         index.train(rows_ND)
         index.nprobe = _CELLS_SEARCHED
     index.add(rows_ND)
-    limits, similarities, neighbours = index.range_search(rows_ND, min_similarity)
+    limits, similarities, neighbours = index.range_search(asked_QD, min_similarity)
     return limits.astype(np.int64), similarities, neighbours

@@ -148,7 +148,8 @@ class ClipRecord:
     subsets: tuple[str, ...] = ()
     """Named filter sets (`DataEngineConfig.subsets`) that the clip passes."""
     duplicate_of: str | None = None
-    """The clip that was kept of its group of near-duplicates, if it is not this one."""
+    """The clip that was kept of its group of near-duplicates, if it is not this one; after the name of its data set and a
+    slash, if that is another one."""
     rejected_by: Rejection | None = None
     error: str | None = None
     attribution: str | None = None

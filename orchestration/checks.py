@@ -50,12 +50,16 @@ def every_cut_clip_is_decided(
 def every_copy_has_its_original(
     context: dg.AssetCheckExecutionContext, workspace: Workspace
 ) -> dg.AssetCheckResult:
-    """Each clip that was dropped as a copy names a clip that is kept, and no clip was lost."""
+    """Each clip that was dropped as a copy names a clip that is kept, and no clip was lost.
+
+    A clip of another data set (`duplicates.also`) is not looked for.
+    """
     with clear_failures():
         datasets = [d for d in _datasets(context, workspace) if d.deduplicated_clips.exists()]
         clips = [c for d in datasets for c in clips_after(d.filtered_clips, d.deduplicated_clips)]
         kept = {clip.clip_id for clip in clips if clip.status is ClipStatus.KEPT}
-        orphans = [c for c in clips if c.duplicate_of is not None and c.duplicate_of not in kept]
+        named = [c.duplicate_of for c in clips if c.duplicate_of is not None]
+        orphans = [name for name in named if "/" not in name and name not in kept]
         num_lost = sum(_num_lost(d.filtered_clips, d.deduplicated_clips) for d in datasets)
         return _adds_up(datasets, clips, num_lost + len(orphans))
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from data_engine.duplicates import Original, find_copies
 from data_engine.duplicates import find_duplicates as find_in_all
 from data_engine.schema import ClipRecord
 from tests.factories import clip_record, scores
@@ -88,3 +89,29 @@ def test_the_index_for_many_clips_finds_what_comparing_all_pairs_finds() -> None
     assert len(by_index) >= 990
     # The order of the rows does not matter.
     assert find_duplicates(records[::-1], embeddings, 0.99) == exact
+
+
+def test_copies_of_many_originals_are_found_by_the_index_as_well() -> None:
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((2000, 32)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    originals = [
+        Original("first", clip_record(source_id=f"source {i}"), row) for i, row in enumerate(rows)
+    ]
+    records = [clip_record(start_s=float(i)) for i in range(200)]
+    near = rows[:200] + 0.01 * random.standard_normal((200, 32)).astype(np.float32)
+    near /= np.linalg.norm(near, axis=1, keepdims=True)
+    embeddings = dict(zip(ids(*records), near, strict=True))
+    exact = find_copies(records, embeddings, originals, 0.99)
+    assert {name for name, _ in exact.values()} == {o.name for o in originals[:200]}
+    by_index = find_copies(records, embeddings, originals, 0.99, exact_clips=100)
+    assert set(by_index.items()) <= set(exact.items())
+    assert len(by_index) >= 190
+
+
+def test_of_equal_originals_the_first_is_named() -> None:
+    twins = [Original(name, clip_record(source_id=name), unit(1, 0)) for name in ("b", "a")]
+    copy = clip_record()
+    found = find_copies([copy, clip_record(start_s=9.0)], {copy.clip_id: unit(1, 0)}, twins, 0.98)
+    assert found == {copy.clip_id: (twins[0].name, pytest.approx(1.0))}
+    assert find_copies([copy], {copy.clip_id: unit(1, 0)}, [], 0.98) == {}

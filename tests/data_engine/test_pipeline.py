@@ -91,6 +91,9 @@ def test_every_kept_clip_is_in_exactly_one_shard_with_caption_and_scores(
     )
     assert all(clip.captions and clip.score("conse_similarity") is not None for clip in kept)
     assert {s.backend for c in kept for s in c.scores.values()} > {"embedded:conse-lite0-minilm"}
+    # What the workers wrote in small files is in one for each table.
+    tables = (paths.scores, paths.captions, paths.judgements)
+    assert [len(list(folder.iterdir())) for folder in tables] == [1, 1, 1]
     limited = {threshold.score for threshold in ALL_THRESHOLDS}
     assert {name for clip in kept for name in clip.scores} <= limited
 

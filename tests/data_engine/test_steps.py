@@ -10,13 +10,21 @@ import pytest
 from data_engine.append_only import SCORES
 from data_engine.caption_config import CaptionConfig
 from data_engine.config import DataEngineConfig, DuplicateConfig, FilterConfig, ScoreConfig
-from data_engine.errors import BusyError
+from data_engine.errors import BusyError, TableError
 from data_engine.schema import Category, ClipRecord, ClipStatus, Rejection
 from data_engine.scoring import scorer_versions
 from data_engine.steps.captioning import caption_clips, decide_with_captions
 from data_engine.steps.deciding import deduplicate_clips, filter_clips
 from data_engine.steps.scoring import scores_goal
-from data_engine.tables import DatasetPaths, made_from, read_clips, write_clips, write_table
+from data_engine.steps.work import missing_batches
+from data_engine.tables import (
+    DatasetPaths,
+    made_from,
+    read_clips,
+    write_clips,
+    write_table,
+    write_text,
+)
 from tests.factories import caption, clip_record, scores
 
 GOOD = scores(
@@ -46,24 +54,29 @@ def test_a_decision_is_taken_again_only_if_scores_or_limits_changed(tmp_path: Pa
     assert [c.rejected_by for c in read_clips(paths.filtered_clips)] == [None, None]
 
 
+def write_embeddings(paths: DatasetPaths, directions: dict[str, tuple[float, float]]) -> None:
+    rows = [
+        {
+            "clip_id": clip_id,
+            "scorer": scorer,
+            "version": scorer_versions(CONFIG.scores)[scorer],
+            "scores": {},
+            "texts": [],
+            "embedding": np.array(direction, dtype=np.float32) if scorer == "embedding" else None,
+        }
+        for clip_id, direction in directions.items()
+        for scorer in ("quality", "embedding")
+    ]
+    write_table(paths.scores / "part.parquet", rows, SCORES, scores_goal(CONFIG))
+
+
 def test_copies_are_rejected_and_name_the_clip_that_is_kept(tmp_path: Path) -> None:
     small = good(0.0, source_id="another source", height_px=180, width_px=320)
     paths = scored(tmp_path, good(0.0), small, good(5.0))
     filter_clips(CONFIG, paths)
     clips = read_clips(paths.filtered_clips)
     directions = {c.clip_id: (0.0, 1.0) if c.start_s else (1.0, 0.0) for c in clips}
-    rows = [
-        {
-            "clip_id": clip_id,
-            "scorer": "embedding",
-            "version": scorer_versions(CONFIG.scores)["embedding"],
-            "scores": {},
-            "texts": [],
-            "embedding": np.array(direction, dtype=np.float32),
-        }
-        for clip_id, direction in directions.items()
-    ]
-    write_table(paths.scores / "part.parquet", rows, SCORES, scores_goal(CONFIG))
+    write_embeddings(paths, directions)
     deduplicate_clips(CONFIG, paths)
     found = {clip.clip_id: clip for clip in read_clips(paths.deduplicated_clips)}
     assert found[small.clip_id].rejected_by is Rejection.DUPLICATE
@@ -76,6 +89,93 @@ def test_copies_are_rejected_and_name_the_clip_that_is_kept(tmp_path: Path) -> N
     deduplicate_clips(keep_all, paths)
     assert made_from(paths.deduplicated_clips) != before
     assert all(c.status is ClipStatus.KEPT for c in read_clips(paths.deduplicated_clips))
+
+
+def batch_of(root: Path, name: str, *clips: ClipRecord) -> DatasetPaths:
+    """A data set whose clips that end at half a minute look alike, and no others."""
+    paths = scored(root / name, *clips)
+    write_text(paths.config, CONFIG.model_dump_json())
+    filter_clips(CONFIG, paths)
+    write_embeddings(paths, {c.clip_id: (1.0, 0.0) if c.end_s == 30 else (0.0, 1.0) for c in clips})
+    return paths
+
+
+def copies(config: DataEngineConfig, paths: DatasetPaths) -> list[str | None]:
+    deduplicate_clips(config, paths)
+    return [clip.duplicate_of for clip in read_clips(paths.deduplicated_clips)]
+
+
+def beside(*names: str) -> DataEngineConfig:
+    return CONFIG.model_copy(update={"duplicates": DuplicateConfig(also=names)})
+
+
+def test_copies_of_clips_of_earlier_data_sets_are_rejected_and_name_them(tmp_path: Path) -> None:
+    original = good(26.0, end_s=30.0, source_id="a", height_px=200)
+    better = good(26.0, end_s=30.0, source_id="b", height_px=2000)
+    again = good(26.0, end_s=30.0, source_id="b2")
+    first = batch_of(tmp_path, "first", original)
+    second = batch_of(tmp_path, "second", better, again, good(50.0, source_id="b"))
+    config = beside("first", "second", "third")
+    # The first of the list looks at none, and needs none of the others.
+    assert copies(config, first) == [None]
+    # Even a better one is a copy, since the other data set is done.
+    name = f"first/{original.clip_id}"
+    assert copies(config, second) == [name, None, name]
+    with pytest.raises(TableError, match=r"names 'first', but .* does not exist; curate that"):
+        copies(config, batch_of(tmp_path / "elsewhere", "third", original))
+    third = batch_of(tmp_path, "third", again)
+    assert copies(config, third) == [name]
+
+
+def test_what_is_kept_follows_the_list_and_not_the_order_of_the_runs(tmp_path: Path) -> None:
+    a, b = (good(26.0, end_s=30.0, source_id=source_id) for source_id in ("a", "b"))
+    first, second = batch_of(tmp_path, "first", a), batch_of(tmp_path, "second", b)
+    deduplicate_clips(CONFIG, second)
+    for reverse in (False, True):
+        config = beside(*sorted(("first", "second"), reverse=reverse))
+        earlier, later = (second, first) if reverse else (first, second)
+        assert copies(config, earlier) == [None]
+        assert copies(config, later) != [None]
+        # Again, in the other order: nothing is left to do.
+        before = made_from(later.deduplicated_clips), made_from(earlier.deduplicated_clips)
+        deduplicate_clips(config, later)
+        deduplicate_clips(config, earlier)
+        assert (
+            made_from(later.deduplicated_clips),
+            made_from(earlier.deduplicated_clips),
+        ) == before
+    # Another decision of an earlier data set is seen when the later one runs again.
+    strict = beside("first", "second")
+    deduplicate_clips(strict, first)
+    assert copies(strict, second) == [f"first/{a.clip_id}"]
+    filter_clips(CONFIG.model_copy(update={"filters": FilterConfig(min_motion=0.5)}), first)
+    deduplicate_clips(strict, first)
+    assert copies(strict, second) == [None]
+
+
+def test_of_one_source_in_two_data_sets_the_same_time_is_a_copy(tmp_path: Path) -> None:
+    first = batch_of(tmp_path, "first", good(26.0, end_s=30.0))
+    deduplicate_clips(CONFIG, first)
+    shifted = good(27.0, end_s=30.0)
+    second = batch_of(tmp_path, "second", shifted)
+    assert copies(beside("first"), second) != [None]
+    # Alike in another place: a part of the same long shot.
+    third = scored(tmp_path / "third", good(40.0, end_s=44.0))
+    filter_clips(CONFIG, third)
+    (clip,) = read_clips(third.filtered_clips)
+    write_embeddings(third, {clip.clip_id: (1.0, 0.0)})
+    assert copies(beside("first"), third) == [None]
+
+
+def test_embeddings_of_another_model_are_not_compared(tmp_path: Path) -> None:
+    first = batch_of(tmp_path, "first", good(26.0, end_s=30.0))
+    deduplicate_clips(CONFIG, first)
+    other = CONFIG.model_copy(update={"scores": ScoreConfig(embedding="open_clip")})
+    write_text(first.config, other.model_dump_json())
+    with pytest.raises(TableError, match=r"has embeddings by hub:open_clip.*this data set by emb"):
+        deduplicate_clips(beside("first"), batch_of(tmp_path, "second", good(0.0)))
+    with pytest.raises(ValueError, match=r"duplicates.also needs a number in"):
+        DataEngineConfig(duplicates=DuplicateConfig(max_similarity=None, also=("first",)))
 
 
 def test_a_kept_clip_lists_the_subsets_that_it_passes() -> None:
@@ -153,3 +253,14 @@ def test_two_processes_do_not_work_on_one_data_set(tmp_path: Path) -> None:
     # A killed process leaves no lock behind.
     filter_clips(CONFIG, paths)
     assert len(read_clips(paths.filtered_clips)) == 1
+
+
+def test_a_run_that_goes_on_shows_models_the_batches_of_the_one_that_was_killed() -> None:
+    clips = [good(5.0 * i) for i in range(20)]
+    whole = missing_batches(clips, ["a", "b"], lambda _: ())
+    assert [len(batch) for _, batch in whole] == [8, 8, 4]
+    done = {clip.clip_id for clip in clips[:8]}
+    rest = missing_batches(clips, ["a", "b"], lambda c: ("a", "b") if c.clip_id in done else ())
+    assert rest == whole[1:]
+    half = missing_batches(clips[:8], ["a", "b"], lambda c: ("a",) if c.start_s < 10 else ())
+    assert [(names, len(batch)) for names, batch in half] == [(("b",), 2), (("a", "b"), 6)]

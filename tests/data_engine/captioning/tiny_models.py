@@ -21,22 +21,10 @@ BLUE: Image = np.full((48, 64, 3), (30, 30, 220), dtype=np.uint8)
 
 _END = "</s>"
 _WORDS = (
-    *(
-        "<pad>",
-        "<unk>",
-        _END,
-        "<image>",
-        "<video>",
-        "USER:",
-        "ASSISTANT:",
-        "1.",
-        "2.",
-        "A",
-        "red",
-        "blue",
-    ),
+    *("<pad>", "<unk>", _END, "<image>", "USER:", "ASSISTANT:", "1.", "2.", "A", "red", "blue"),
     *("wall", ".", "then", *DESCRIBE.split(), *MERGE.split()),
 )
+_VIDEO_WORDS = (*_WORDS, "<video>")
 _IMAGE_TEMPLATE = (
     "{% for message in messages %}USER: {% for part in message['content'] %}"
     "{{ part['text'] if part['type'] == 'text' else '<' + part['type'] + '> ' }}{% endfor %}{% endfor %}"
@@ -60,21 +48,21 @@ _MERGED = (
 _PICTURE_PX, _PATCH_PX = 16, 8
 
 
-def _tokenizer() -> "transformers.PreTrainedTokenizerFast":
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(_WORDS)}, unk_token="<unk>"))
+def _tokenizer(words: Sequence[str] = _WORDS) -> "transformers.PreTrainedTokenizerFast":
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         unk_token="<unk>",
         eos_token=_END,
-        additional_special_tokens=["<image>", "<video>"],
+        additional_special_tokens=[w for w in words if w in ("<image>", "<video>")],
     )
 
 
-def _text_config() -> "transformers.LlamaConfig":
+def _text_config(words: Sequence[str] = _WORDS) -> "transformers.LlamaConfig":
     return transformers.LlamaConfig(
-        vocab_size=len(_WORDS),
+        vocab_size=len(words),
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
@@ -131,7 +119,7 @@ def write_tiny_vlm(folder: Path) -> Path:
 
 def write_tiny_video_model(folder: Path) -> Path:
     """A LLaVA-OneVision that names the colours of a video of two frames, in their order."""
-    tokenizer = _tokenizer()
+    tokenizer = _tokenizer(_VIDEO_WORDS)
     size = {"height": _PICTURE_PX, "width": _PICTURE_PX}
     processor = transformers.LlavaOnevisionProcessor(
         image_processor=transformers.LlavaOnevisionImageProcessor(
@@ -155,9 +143,9 @@ def write_tiny_video_model(folder: Path) -> Path:
                 patch_size=_PATCH_PX,
                 vision_use_head=False,
             ),
-            text_config=_text_config(),
+            text_config=_text_config(_VIDEO_WORDS),
             image_token_index=_WORDS.index("<image>"),
-            video_token_index=_WORDS.index("<video>"),
+            video_token_index=_VIDEO_WORDS.index("<video>"),
             image_grid_pinpoints=[[_PICTURE_PX, _PICTURE_PX]],
             vision_feature_layer=-1,
         )
