@@ -111,7 +111,7 @@ def _cut(
     for source_id in facts:
         if source_id in failures:
             continue
-        records += [_as_listed_now(r, facts[source_id]) for r in read_clips(paths.cuts(source_id))]
+        records += [as_listed_now(r, facts[source_id]) for r in read_clips(paths.cuts(source_id))]
         # There are some if the process was killed between the table and their end.
         shutil.rmtree(paths.parts(source_id), ignore_errors=True)
     return records, bool(crashed)
@@ -140,7 +140,7 @@ def _cut_row(source: SourceVideo, number: int) -> dict[str, Any]:
     }
 
 
-def _as_listed_now(record: ClipRecord, source: SourceVideo) -> ClipRecord:
+def as_listed_now(record: ClipRecord, source: SourceVideo) -> ClipRecord:
     """What does not come from the pixels: a source that was renamed, or credited, is not decoded again."""
     is_hdr = source.colour_transfer in _HDR_TRANSFERS
     return replace(

@@ -11,11 +11,12 @@ from data_engine.append_only import SCORES
 from data_engine.caption_config import CaptionConfig
 from data_engine.config import DataEngineConfig, DuplicateConfig, FilterConfig, ScoreConfig
 from data_engine.errors import BusyError, TableError
-from data_engine.schema import Category, ClipRecord, ClipStatus, Rejection
+from data_engine.filters import BEFORE_CAPTIONS, judge
+from data_engine.schema import Category, ClipRecord, ClipStatus, Rejection, SourceVideo
 from data_engine.scoring import scorer_versions
 from data_engine.steps.captioning import caption_clips, decide_with_captions
 from data_engine.steps.deciding import deduplicate_clips, filter_clips
-from data_engine.steps.scoring import scores_goal
+from data_engine.steps.scoring import as_listed_now, scores_goal
 from data_engine.steps.work import missing_batches
 from data_engine.tables import (
     DatasetPaths,
@@ -264,3 +265,28 @@ def test_a_run_that_goes_on_shows_models_the_batches_of_the_one_that_was_killed(
     assert rest == whole[1:]
     half = missing_batches(clips[:8], ["a", "b"], lambda c: ("a",) if c.start_s < 10 else ())
     assert [(names, len(batch)) for names, batch in half] == [(("b",), 2), (("a", "b"), 6)]
+
+
+@pytest.mark.parametrize(
+    ("transfer", "is_hdr"), [("smpte2084", 1.0), ("arib-std-b67", 1.0), ("bt709", 0.0), (None, 0.0)]
+)
+def test_a_clip_knows_whether_its_source_has_a_high_dynamic_range(
+    transfer: str | None, is_hdr: float
+) -> None:
+    source = SourceVideo(
+        source_id="a",
+        uri="film.mp4",
+        location="/film.mp4",
+        size_bytes=1,
+        codec="hevc",
+        height_px=360,
+        width_px=640,
+        rotation_deg=0,
+        fps=24.0,
+        duration_s=9.0,
+        colour_transfer=transfer,
+    )
+    record = as_listed_now(good(0.0), source)
+    assert record.score("hdr") == is_hdr
+    decided = judge(record, FilterConfig(max_hdr=0), BEFORE_CAPTIONS)
+    assert decided.rejected_by is (Rejection.WRONG_DYNAMIC_RANGE if is_hdr else None)
