@@ -9,7 +9,10 @@ from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
 
-_STEPS = ("schema.py", "tables.py", "errors.py", "ray_rows.py", "workers.py", "steps/work.py")
+_STEPS = (
+    *("schema.py", "tables.py", "append_only.py", "errors.py", "ray_rows.py", "workers.py"),
+    "steps/work.py",
+)
 """Of the data engine: what every step that runs on Ray is made of."""
 _FRAMES = ("network_frames.py", "hub_models.py", "container.py")
 """How pictures come to the models, and the models to us."""
@@ -49,7 +52,9 @@ MODULES: dict[str, tuple[str, ...]] = {
         "data_engine", *_STEPS, *_FRAMES, *_CUT, "scoring.py", "scores/*.py", "steps/scoring.py"
     ),
     "decide": _of(
-        "data_engine", "schema.py", "tables.py", "filters.py", "duplicates.py", "steps/deciding.py"
+        "data_engine",
+        *("schema.py", "tables.py", "append_only.py", "filters.py", "duplicates.py"),
+        "steps/deciding.py",
     ),
     "caption": _of(
         "data_engine",
@@ -98,12 +103,13 @@ MODULES: dict[str, tuple[str, ...]] = {
 DECIDES_NOTHING: tuple[str, ...] = (
     "*/__init__.py",
     # What they say is in the configuration, which the data versions hold.
-    *_of("data_engine", "config.py", "recipes.py"),
+    *_of("data_engine", "config.py", "filter_config.py", "recipes.py"),
     *_of(
         "training", "config.py", "data_config.py", "encoder_config.py", "placement.py", "recipes/*"
     ),
     # They tell of what was made, or call the steps.
-    *_of("data_engine", "drift.py", "lineage.py", "pipeline.py", "samples.py", "what_if.py"),
+    *_of("data_engine", "drift.py", "lineage.py", "pipeline.py", "samples.py"),
+    *_of("data_engine", "clip_columns.py", "what_if.py"),
     *_of("training", "telemetry.py", "sinks.py", "work.py", "planning/*"),
     # No asset is made by them.
     *_of(
