@@ -1,5 +1,7 @@
 """`stiv plan`: what a run needs of its GPUs; registered on the app of `orchestration.cli`."""
 
+import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,12 +32,16 @@ def plan(
         typer.Option(
             "--reserve-gib",
             min=0.0,
-            help="Of each GPU, for CUDA, NCCL, gaps and encoders; default: a tenth.",
+            help="Of each GPU, for CUDA, NCCL, gaps and encoders; default: a tenth, or more if these need it.",
         ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change one field; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="SECTION.FIELD=VALUE",
+            help="Change one field; repeatable. A layout that is set, such as recompute, is not chosen.",
+        ),
     ] = None,
 ) -> None:
     """Memory, micro-batches, sharding, recomputation and days of a run on GPUs that are not there yet."""
@@ -47,7 +53,8 @@ def plan(
     from training.recipes import RECIPES
 
     found = gpu_of(gpu)
-    config = resolve(RECIPES, recipe, [*(overrides or []), f"num_workers={num_gpus}"])
+    asked = overrides or []
+    config = resolve(RECIPES, recipe, [*asked, f"num_workers={num_gpus}"])
     if stage is not None and stage not in config.stages:
         raise PlanError(f"there is no stage {stage}; the run has {', '.join(config.stages)}")
     request = Request(
@@ -56,6 +63,7 @@ def plan(
         mfu=mfu,
         num_text_tokens=text_tokens,
         reserve_gib=reserve_gib,
+        given=frozenset(_path(setting) for setting in asked),
     )
     with progress_reporter(console) as reporter:
         wanted = list(config.stages) if stage is None else [stage]
@@ -68,18 +76,34 @@ def plan(
 
         result = plan_run(config, request, wanted, show)
     print_plan(console, result)
+    words = ["--recipe", recipe]
+    for setting in train_settings(asked, result):
+        words += ["--set", setting]
+    console.print(" ".join(shlex.quote(word) for word in words), highlight=False, markup=False)
+
+
+def train_settings(asked: Sequence[str], result: "RunPlan") -> list[str]:
+    """What was asked for, and what the plan says about the rest, for `stiv train`."""
+    chosen = result.settings()
+    paths = {_path(setting) for setting in chosen}
+    return [*(setting for setting in asked if _path(setting) not in paths), *chosen]
+
+
+def _path(setting: str) -> str:
+    return setting.partition("=")[0].strip()
 
 
 def print_plan(to: Console, result: "RunPlan") -> None:
-    """The layout, a table of work, one of memory, and the settings of `stiv train`."""
+    """The layout, a table of work, one of memory and one of activations."""
     from training.planning.plan import POLICIES, gib
 
     request, layout = result.request, result.layout
     to.print(
-        f"{layout.num_gpus} x {request.gpu.name}: {gib(request.usable_bytes):.1f} of "
+        f"{layout.num_gpus} x {request.gpu.name}: {gib(result.usable_bytes):.1f} of "
         f"{request.gpu.memory_gib:.1f} GiB usable, {request.gpu.peak_tflops:g} TFLOP/s "
         f"({request.gpu.source})\n"
-        f"sharding {layout.sharding}, over {layout.num_shards} GPUs; recompute {layout.recompute}",
+        f"sharding {layout.sharding}, over {layout.num_shards} GPUs; recompute {layout.recompute}; "
+        f"EMA {'in host memory' if layout.average_on_cpu else 'on the GPUs'}",
         highlight=False,
     )
     columns: tuple[str, ...] = ("stage", "parameters", "clips a step", "tokens a clip", "processed")
@@ -126,12 +150,18 @@ def print_plan(to: Console, result: "RunPlan") -> None:
             row.append(f"{gib(fit.memory.total):.1f} {clips}")
         held.append((stage.name, *row))
     _print_table(to, held)
-    to.print(
-        "* in all, at the largest micro-batch that fits with each setting of recompute\n"
-        f"{result.days:,.2f} days in all. To train so:",
-        highlight=False,
-    )
-    to.print(" ".join(f"--set {setting}" for setting in result.settings()), highlight=False)
+    to.print("* in all, at the largest micro-batch that fits with each setting of recompute\n")
+    kept: list[tuple[str, ...]] = [("GiB of activations", "micro-batch", *POLICIES)]
+    kept += [
+        (
+            stage.name,
+            f"{stage.chosen.micro_batch}",
+            *(f"{gib(stage.activations[policy]):.1f}" for policy in POLICIES),
+        )
+        for stage in result.stages
+    ]
+    _print_table(to, kept)
+    to.print(f"{result.days:,.2f} days in all. To train so:", highlight=False)
 
 
 def _print_table(to: Console, rows: list[tuple[str, ...]]) -> None:

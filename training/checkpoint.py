@@ -150,7 +150,8 @@ class _Wholes(Mapping[str, Tensor]):
     """The tensors of a kind, read one at a time."""
 
     def __init__(self, stored: StoredCheckpoint, kind: Kind) -> None:
-        self._stored, self._kind = stored, kind
+        self._stored = stored
+        self._kind: Kind = kind
         self._names = stored.names(kind)
 
     def __getitem__(self, name: str) -> Tensor:

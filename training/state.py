@@ -14,6 +14,7 @@ from training.ema import WeightAverage
 from training.errors import CheckpointError
 from training.initialise import initialise
 from training.optimizers import empty_state, make_optimizer
+from training.planning.check import check_fits
 from training.run_directory import RunDirectory
 from training.spikes import AdaptiveClip
 
@@ -93,10 +94,13 @@ def start_state(
     """The state before the first step: fresh weights, or the average of the stages that it starts from.
 
     Raises:
-        TrainError: one of them is not finished.
+        TrainError: one of them is not finished, or the stage cannot fit on the GPU.
         CheckpointError: its checkpoint cannot be read.
         WeightFlowError: its weights do not fit.
     """
+    if worker.device.type == "cuda":
+        properties = torch.cuda.get_device_properties(worker.device)
+        check_fits(config, stage_name, worker.world_size, properties.total_memory)
     # Without content until it is divided: no worker ever holds more than its part.
     with torch.device("meta"):
         model = STIV(config.model_of(stage_name), recompute=config.recompute)

@@ -1,6 +1,6 @@
 """What a stage needs of each GPU: memory of every kind, tokens, operations and time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -10,12 +10,19 @@ from modeling.config import STIVConfig
 from modeling.flops import ClipShape, forward_flops, token_grid
 from modeling.settings import LATENT_DOWNSAMPLING, RecomputePolicy, given_positions
 from modeling.stiv import STIV
-from training.adafactor import AdaFactor
 from training.config import OptimizerConfig, StageConfig, TrainConfig
+from training.optimizers import empty_state, make_optimizer
 from training.planning.memory import PassCase, estimated_pass_bytes, pass_bytes
 from training.streaming.buckets import Bucket, batch_size_of
 
 FLOAT32_BYTES = 4
+_WIDTHS = {"float32": FLOAT32_BYTES, "bfloat16": 2}
+CONTEXT_BYTES = 2**30
+"""Of CUDA, its libraries and NCCL on each GPU. Ours; to be measured."""
+_KL_PARAMETERS = 84_000_000
+"""Of the image VAE of Stable Diffusion, and nearly so of its successors."""
+_TEXT_LAYERS, _TEXT_VOCABULARY = 32, 50_000
+"""Of the text tower of ViT-bigG-14; other towers are taken to be as deep at their width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +34,15 @@ class Layout:
     num_shards: int
     """GPUs over which weights, optimizer state and average are divided; 1 where each has all of them."""
     recompute: RecomputePolicy
+    average_on_cpu: bool = False
+    """The average in host memory, divided like the rest."""
     device: Literal["cpu", "cuda"] = "cuda"
     """On the CPU too, where a plan can be held against what is used."""
+
+    @property
+    def shard_group_size(self) -> int | None:
+        """As the config has it."""
+        return self.num_shards if self.sharding == "hybrid" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +118,20 @@ def clip_shape(stage: StageConfig, bucket: Bucket, num_text_tokens: int) -> Clip
     )
 
 
+def state_memory(config: TrainConfig, stage_name: str, layout: Layout) -> MemoryBytes:
+    """Without activations: what a run starts with, and its gradients."""
+    model = config.model_of(stage_name)
+    weights = FLOAT32_BYTES * sum(_parameter_sizes(model)) // layout.num_shards
+    settings = config.stages[stage_name].optimizer
+    return MemoryBytes(
+        weights=weights,
+        gradients=weights,
+        optimizer=optimizer_bytes(model, settings, layout.num_shards)[0],
+        average=0 if layout.average_on_cpu else weights,
+        activations=0,
+    )
+
+
 def memory(
     config: TrainConfig, stage_name: str, layout: Layout, shape: ClipShape, micro_batch: int
 ) -> MemoryBytes:
@@ -143,10 +171,10 @@ def _memory(
         keeps_gradients=layout.num_gpus == 1 and not accumulates,
     )
     passed = pass_bytes(case) if is_exact else estimated_pass_bytes(case)
-    sizes, shards = _parameter_sizes(model), layout.num_shards
-    weights = FLOAT32_BYTES * sum(sizes) // shards
-    optimizer, update = optimizer_bytes(model, stage.optimizer, shards)
-    gathered, sent = _message_bytes(model, is_half=is_half) if is_sharded else (0, 0)
+    state = state_memory(config, stage_name, layout)
+    weights = state.weights
+    _, update = optimizer_bytes(model, stage.optimizer, layout.num_shards)
+    gathered, sent = _message_bytes(config, model) if is_sharded else (0, 0)
     # Copies have a place for gradients from the start, and a second micro-batch finds those of the first.
     early = weights if accumulates or (layout.num_gpus > 1 and not is_sharded) else 0
     late = 0 if case.keeps_gradients else weights
@@ -155,13 +183,20 @@ def _memory(
         late + passed.rest + gathered + sent,
         weights + update,
     )
-    return MemoryBytes(
-        weights=weights,
-        gradients=weights,
-        optimizer=optimizer,
-        average=0 if config.average_on_cpu else weights,
-        activations=most - weights,
-    )
+    return replace(state, activations=most - weights)
+
+
+def reserved_bytes(config: TrainConfig) -> int:
+    """What lies on each GPU besides the network: the frozen encoders, and the libraries."""
+    encoders, width = config.encoders, config.model.text_width
+    autoencoder = text = 0
+    if encoders.autoencoder == "kl":
+        autoencoder = _KL_PARAMETERS * (
+            FLOAT32_BYTES if encoders.kl.dtype == "float32" else FLOAT32_BYTES // 2
+        )
+    if encoders.text_encoder in ("open_clip", "t5"):
+        text = FLOAT32_BYTES * (12 * _TEXT_LAYERS * width**2 + _TEXT_VOCABULARY * width)
+    return CONTEXT_BYTES + autoencoder + text
 
 
 def optimizer_bytes(
@@ -169,43 +204,45 @@ def optimizer_bytes(
 ) -> tuple[int, int]:
     """State of the optimizer on each GPU, and what its step holds for a moment."""
     sizes = _parameter_sizes(model)
-    if settings.name == "adamw":
-        # Two moments; torch takes the root of the second one for all parameters at once.
-        state, moment = 2 * sum(sizes), sum(sizes)
-    else:
-        # It has the shards in its count already.
-        state, moment = num_shards * _adafactor_numbers(model, num_shards), 2 * max(sizes)
-    return FLOAT32_BYTES * state // num_shards, FLOAT32_BYTES * moment // num_shards
+    # Torch's AdamW takes the root of the second moment for all parameters at once.
+    moment = sum(sizes) if settings.name == "adamw" else 2 * max(sizes)
+    divided, whole = _state_bytes(model.model_dump_json(), settings.model_dump_json())
+    return divided // num_shards + whole, FLOAT32_BYTES * moment // num_shards
 
 
-def _adafactor_numbers(model: STIVConfig, num_shards: int) -> int:
-    """Numbers in the state, of which the column means of a matrix are not divided."""
+@cache
+def _state_bytes(model_json: str, settings_json: str) -> tuple[int, int]:
+    """Of the optimizer: what is divided over the shards, and what every worker has."""
+    network = _meta_of(model_json)
+    optimizer = make_optimizer(network, OptimizerConfig.model_validate_json(settings_json))
     divided = whole = 0
-    for parameter in _meta(model).parameters():
-        for slot, tensor in AdaFactor.empty_state(parameter).items():
+    for parameter in network.parameters():
+        for slot, tensor in empty_state(optimizer, parameter).items():
+            # The column means of a matrix, which every worker has.
             if slot == "column_variance" and parameter.dim() == 2:
-                whole += tensor.numel()
+                whole += tensor.nbytes
             else:
-                divided += tensor.numel()
-    return divided // num_shards + whole
+                divided += tensor.nbytes
+    return divided, whole
 
 
 def _parameter_sizes(model: STIVConfig) -> tuple[int, ...]:
     return tuple(parameter.numel() for parameter in _meta(model).parameters())
 
 
-def _message_bytes(model: STIVConfig, *, is_half: bool) -> tuple[int, int]:
+def _message_bytes(config: TrainConfig, model: STIVConfig) -> tuple[int, int]:
     """What FSDP2 holds at most besides the shards: of weights, and of gradients.
 
     Of blocks: the weights of the one at work and of the next one, each also in the message they came in; gradients
-    of one, and the float32 messages of two. Outside of blocks weights stay gathered, with gradients and a message.
+    of one, and the messages of two. Outside of blocks weights stay gathered, with gradients and a message.
     """
-    network, width = _meta(model), 2 if is_half else FLOAT32_BYTES
+    network = _meta(model)
+    width, message = _WIDTHS[config.precision], _WIDTHS[config.reduce_precision]
     block = sum(p.numel() for p in network.blocks[0].parameters())
     num_blocks = len(network.blocks) + len(network.unmasked_blocks)
     outside = sum(_parameter_sizes(model)) - num_blocks * block
     gathered = 4 * width * block + width * outside
-    sent = (width + 2 * FLOAT32_BYTES) * block + (width + FLOAT32_BYTES) * outside
+    sent = (width + 2 * message) * block + (width + message) * outside
     return gathered, sent
 
 

@@ -1,9 +1,10 @@
 """How to lay a run out on GPUs: the least work that fits, stated before anything is rented.
 
-A layout is chosen for all stages of a plan at once, since sharding and recomputation are settings of a run. They are
-tried from the cheapest on: first without computing anything again, on copies, then divided within groups, then over
-all GPUs; then the same while blocks are computed again. The first one wins that lets every stage pass enough tokens
-through the network at once; else the one that comes nearest.
+A layout is chosen for all stages of a plan at once, since sharding, recomputation and the place of the average are
+settings of a run. They are tried from the cheapest on: first without computing anything again, on copies, then divided
+within groups, then over all GPUs; then the same with the average in host memory; then all of it while more and more of
+the blocks is computed again. The first one wins that lets every stage pass enough tokens through the network at once;
+else the one that comes nearest.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from training.planning.needs import (
     estimated_memory,
     largest_shape,
     memory,
+    reserved_bytes,
     stage_work,
 )
 from training.streaming.buckets import batch_size_of
@@ -30,11 +32,12 @@ GPUS_PER_MACHINE = 8
 MIN_TOKENS_AT_ONCE = 8192
 """Tokens in the main blocks below which a GPU is taken to be badly used. Ours; to be measured."""
 RESERVE_SHARE = 0.1
-"""Of the memory: for CUDA, NCCL, the gaps of the allocator, and the frozen encoders."""
+"""Of the memory, at least: for CUDA, NCCL, the gaps of the allocator, and the frozen encoders."""
 MAX_GPUS = 4096
-POLICIES: tuple[RecomputePolicy, ...] = ("none", "keep_self_attention", "full")
+POLICIES: tuple[RecomputePolicy, ...] = get_args(RecomputePolicy)
 """From the least work to the least memory."""
-assert set(POLICIES) == set(get_args(RecomputePolicy))
+LAYOUT_FIELDS = ("sharding", "shard_group_size", "recompute", "average_on_cpu")
+"""Of a run; a plan chooses them."""
 
 StepCallback = Callable[[str, RecomputePolicy], None]
 """Called with the stage and the policy that is measured next."""
@@ -50,13 +53,15 @@ class Request:
     """The share of the peak that all days are stated at."""
     num_text_tokens: int
     reserve_gib: float | None = None
-    """Memory of each GPU to leave alone; `RESERVE_SHARE` of it, if not set."""
+    """Memory of each GPU to leave alone; `RESERVE_SHARE` of it or what the encoders and libraries take, if not set."""
+    given: frozenset[str] = frozenset()
+    """Those of `LAYOUT_FIELDS`, and `stages.NAME.micro_batch_size`, that are as the run has them and not chosen."""
 
-    @property
-    def usable_bytes(self) -> int:
+    def usable_bytes(self, config: TrainConfig) -> int:
+        """Of each GPU, for the network."""
         reserve = self.reserve_gib
         if reserve is None:
-            reserve = RESERVE_SHARE * self.gpu.memory_gib
+            reserve = max(RESERVE_SHARE * self.gpu.memory_gib, gib(reserved_bytes(config)))
         return int((self.gpu.memory_gib - reserve) * 2**30)
 
 
@@ -79,13 +84,17 @@ class StagePlan:
     clips_per_gpu: int
     chosen: Fit
     policies: dict[RecomputePolicy, Fit]
-    """The same sharding with each policy; memory within a few percent."""
+    """The same layout with each policy; memory within a few percent."""
+    activations: dict[RecomputePolicy, int]
+    """Bytes with each policy at the micro-batch that was chosen, within a few percent."""
     days: float
 
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
     request: Request
+    usable_bytes: int
+    """Of each GPU."""
     layout: Layout
     stages: tuple[StagePlan, ...]
 
@@ -99,6 +108,7 @@ class RunPlan:
         lines = ["device=cuda", f"num_workers={layout.num_gpus}", f"sharding={layout.sharding}"]
         if layout.sharding == "hybrid":
             lines.append(f"shard_group_size={layout.num_shards}")
+        lines.append(f"average_on_cpu={str(layout.average_on_cpu).lower()}")
         lines += [f"recompute={layout.recompute}", f"peak_tflops={gpu.peak_tflops:g}"]
         return lines + [
             f"stages.{stage.name}.micro_batch_size={stage.chosen.micro_batch}"
@@ -133,9 +143,14 @@ def plan_run(
         policies: dict[RecomputePolicy, Fit] = {
             policy: planner.fit(name, replace(layout, recompute=policy)) for policy in POLICIES
         }
+        activations: dict[RecomputePolicy, int] = {
+            policy: planner.activations(name, replace(layout, recompute=policy), fits[name])
+            for policy in POLICIES
+        }
         days = work.days(request.num_gpus, request.gpu.peak_tflops, request.mfu)
-        plans.append(StagePlan(name, work, planner.clips_per_gpu(name), fits[name], policies, days))
-    return RunPlan(request, layout, tuple(plans))
+        clips = planner.clips_per_gpu(name)
+        plans.append(StagePlan(name, work, clips, fits[name], policies, activations, days))
+    return RunPlan(request, planner.usable_bytes, layout, tuple(plans))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +160,31 @@ class _Planner:
     names: Sequence[str]
     on_step: StepCallback
 
+    @property
+    def usable_bytes(self) -> int:
+        return self.request.usable_bytes(self.config)
+
+    def layouts(self, num_gpus: int) -> list[Layout]:
+        """Those that have what is given.
+
+        Raises:
+            PlanError: there is none.
+        """
+        fields = [field for field in LAYOUT_FIELDS if field in self.request.given]
+        given = {field: getattr(self.config, field) for field in fields}
+        found = [
+            layout
+            for layout in layouts(num_gpus)
+            if all(getattr(layout, field) == value for field, value in given.items())
+        ]
+        if not found:
+            wanted = ", ".join(f"{field}={value}" for field, value in given.items())
+            raise PlanError(f"{num_gpus} GPUs have no layout with {wanted}; leave one of these out")
+        return found
+
     def choose(self) -> tuple[Layout, dict[str, Fit]]:
         best: tuple[int, Layout, dict[str, Fit]] | None = None
-        for layout in layouts(self.request.num_gpus):
+        for layout in self.layouts(self.request.num_gpus):
             fits = self._all_fit(layout)
             if fits is None:
                 continue
@@ -178,22 +215,35 @@ class _Planner:
         """By estimate."""
         self.on_step(name, layout.recompute)
         shape = self._shape(name)
-        for micro_batch in _divisors(self.clips_per_gpu(name)):
+        for micro_batch in self._micro_batches(name):
             needed = estimated_memory(self.config, name, layout, shape, micro_batch)
-            if needed.total <= self.request.usable_bytes:
+            if needed.total <= self.usable_bytes:
                 return Fit(micro_batch, needed, micro_batch * self._tokens(name, shape))
         needed = estimated_memory(self.config, name, layout, shape, 1)
         return Fit(0, needed, 0)
 
+    def activations(self, name: str, layout: Layout, fit: Fit) -> int:
+        """At the micro-batch of this fit, by estimate."""
+        shape = self._shape(name)
+        needed = estimated_memory(self.config, name, layout, shape, fit.micro_batch)
+        return needed.activations
+
     def _checked(self, name: str, layout: Layout, fit: Fit) -> Fit:
         """The same, or a smaller micro-batch, where a pass of that size was measured and fits."""
         shape = self._shape(name)
-        for micro_batch in _divisors(self.clips_per_gpu(name)):
+        for micro_batch in self._micro_batches(name):
             if micro_batch <= fit.micro_batch:
                 needed = memory(self.config, name, layout, shape, micro_batch)
-                if needed.total <= self.request.usable_bytes:
+                if needed.total <= self.usable_bytes:
                     return Fit(micro_batch, needed, micro_batch * self._tokens(name, shape))
         return replace(fit, micro_batch=0)
+
+    def _micro_batches(self, name: str) -> list[int]:
+        """Those to try, largest first."""
+        clips, wanted = self.clips_per_gpu(name), self.config.stages[name].micro_batch_size
+        if wanted is not None and f"stages.{name}.micro_batch_size" in self.request.given:
+            return [min(wanted, clips)]
+        return _divisors(clips)
 
     def clips_per_gpu(self, name: str) -> int:
         """Of the largest shape."""
@@ -210,8 +260,8 @@ class _Planner:
 
     def _what_is_missing(self) -> str:
         """Of the layout that takes least memory, and how many GPUs would do."""
-        usable, gpu = self.request.usable_bytes, self.request.gpu
-        smallest = list(layouts(self.request.num_gpus))[-1]
+        usable, gpu = self.usable_bytes, self.request.gpu
+        smallest = self.layouts(self.request.num_gpus)[-1]
         needs = {
             name: estimated_memory(self.config, name, smallest, self._shape(name), 1)
             for name in self.names
@@ -220,7 +270,7 @@ class _Planner:
         needed = needs[name]
         num_gpus = 2 * self.request.num_gpus
         while num_gpus <= MAX_GPUS:
-            more = list(layouts(num_gpus))[-1]
+            more = self.layouts(num_gpus)[-1]
             if all(
                 estimated_memory(self.config, each, more, self._shape(each), 1).total <= usable
                 for each in self.names
@@ -229,8 +279,9 @@ class _Planner:
             num_gpus *= 2
         advice = f"{num_gpus} of them would do" if num_gpus <= MAX_GPUS else "more would not help"
         return (
-            f"stage {name} does not fit on {self.request.num_gpus} x {gpu.name}: divided over all of them, "
-            f"recomputing everything, one clip needs {gib(needed.total):.1f} GiB of each "
+            f"stage {name} does not fit on {self.request.num_gpus} x {gpu.name}: divided over {smallest.num_shards} of "
+            f"them, recompute {smallest.recompute}, average on the {'CPU' if smallest.average_on_cpu else 'GPU'}, one "
+            f"clip needs {gib(needed.total):.1f} GiB of each "
             f"(weights {gib(needed.weights):.1f}, gradients {gib(needed.gradients):.1f}, optimizer "
             f"{gib(needed.optimizer):.1f}, average {gib(needed.average):.1f}, activations "
             f"{gib(needed.activations):.1f}), {gib(usable):.1f} are usable: "
@@ -241,14 +292,15 @@ class _Planner:
 def layouts(num_gpus: int) -> Iterator[Layout]:
     """From the cheapest to the one that takes least memory."""
     for policy in POLICIES:
-        yield Layout(num_gpus, "none", 1, policy)
-        group = GPUS_PER_MACHINE
-        while group < num_gpus:
-            if num_gpus % group == 0:
-                yield Layout(num_gpus, "hybrid", group, policy)
-            group *= 2
-        if num_gpus > 1:
-            yield Layout(num_gpus, "full", num_gpus, policy)
+        for on_cpu in (False, True):
+            yield Layout(num_gpus, "none", 1, policy, on_cpu)
+            group = GPUS_PER_MACHINE
+            while group < num_gpus:
+                if num_gpus % group == 0:
+                    yield Layout(num_gpus, "hybrid", group, policy, on_cpu)
+                group *= 2
+            if num_gpus > 1:
+                yield Layout(num_gpus, "full", num_gpus, policy, on_cpu)
 
 
 def gib(num_bytes: int) -> float:

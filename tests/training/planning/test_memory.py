@@ -30,13 +30,21 @@ from training.planning.memory import (
     tensors_of,
 )
 from training.planning.needs import Layout, largest_shape, memory
+from training.planning.plan import POLICIES
 from training.step import stage_loss
 
 
 def planned(config: TrainConfig) -> int:
     num_gpus, stage = config.num_workers, config.stages[STAGE]
     num_shards = num_gpus if config.sharding == "full" else 1
-    layout = Layout(num_gpus, config.sharding, num_shards, config.recompute, device="cpu")
+    layout = Layout(
+        num_gpus,
+        config.sharding,
+        num_shards,
+        config.recompute,
+        average_on_cpu=config.average_on_cpu,
+        device="cpu",
+    )
     micro_batch = stage.micro_batch_size or stage.batch_size // num_gpus
     shape = largest_shape(config, STAGE, NUM_TEXT_TOKENS)
     return memory(config, STAGE, layout, shape, micro_batch).total
@@ -73,6 +81,10 @@ def case_of(config: TrainConfig, micro_batch: int, **changes: Any) -> PassCase:
         {},
         pytest.param({"recompute": "full", "precision": "bfloat16"}, marks=pytest.mark.slow),
         pytest.param({"recompute": "keep_self_attention"}, marks=pytest.mark.slow),
+        pytest.param(
+            {"recompute": "selective", "stage": {"optimizer": {"momentum_dtype": "bfloat16"}}},
+            marks=pytest.mark.slow,
+        ),
         pytest.param({"stage": {"optimizer": {"name": "adamw"}}}, marks=pytest.mark.slow),
         pytest.param({"stage": {"micro_batch_size": 2}}, marks=pytest.mark.slow),
         {"num_workers": 2},
@@ -104,6 +116,12 @@ def test_sharded_steps_take_no_more_than_planned(
     assert taken <= planned(config) <= at_most * taken
 
 
+def test_each_policy_keeps_less_than_the_one_before() -> None:
+    case = case_of(config_of(), 2)
+    kept = [pass_bytes(replace(case, recompute=policy)).before for policy in POLICIES]
+    assert kept == sorted(set(kept), reverse=True)
+
+
 @pytest.mark.parametrize("recompute", ["none", "full"])
 def test_few_blocks_tell_what_many_need(recompute: RecomputePolicy) -> None:
     config = config_of(depth=5)
@@ -120,7 +138,8 @@ def test_few_clips_tell_what_many_need() -> None:
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="torch was built without CUDA")
 @pytest.mark.parametrize(
-    ("recompute", "half_weights"), [("none", False), ("keep_self_attention", True)]
+    ("recompute", "half_weights"),
+    [("none", False), ("keep_self_attention", True), ("selective", True)],
 )
 def test_a_gpu_would_keep_the_same_after_the_forward_pass(
     recompute: RecomputePolicy, half_weights: bool

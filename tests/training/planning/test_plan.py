@@ -1,5 +1,7 @@
 """What a plan chooses, and what it says where nothing fits."""
 
+from dataclasses import replace
+
 import pytest
 
 from modeling.flops import forward_flops, token_grid
@@ -34,7 +36,7 @@ def test_what_is_proposed_fits(share: float) -> None:
     asked = request(share * needed_gib(config))
     stage = plan_run(config, asked).stages[0]
     assert stage.chosen.micro_batch >= 1
-    assert stage.chosen.memory.total <= asked.usable_bytes
+    assert stage.chosen.memory.total <= asked.usable_bytes(config)
 
 
 def test_what_does_not_fit_is_said_in_one_line_with_what_is_missing() -> None:
@@ -64,9 +66,47 @@ def test_settings_make_a_config() -> None:
 
 
 def test_layouts_go_from_least_work_to_least_memory() -> None:
-    found = [(each.recompute, each.sharding, each.num_shards) for each in layouts(16)]
-    assert found[:3] == [("none", "none", 1), ("none", "hybrid", 8), ("none", "full", 16)]
-    assert found[-1] == ("full", "full", 16)
+    found = [(x.recompute, x.average_on_cpu, x.sharding, x.num_shards) for x in layouts(16)]
+    assert found[:4] == [
+        ("none", False, "none", 1),
+        ("none", False, "hybrid", 8),
+        ("none", False, "full", 16),
+        ("none", True, "none", 1),
+    ]
+    assert found[-1] == ("full", True, "full", 16)
+
+
+def test_an_average_in_host_memory_is_chosen_before_anything_is_computed_again() -> None:
+    config = config_of()
+    average_gib = plan_run(config, request(1000.0)).stages[0].chosen.memory.average / 2**30
+    plan = plan_run(config, request(needed_gib(config) - 0.9 * average_gib))
+    assert (plan.layout.average_on_cpu, plan.layout.recompute) == (True, "none")
+    assert plan.stages[0].chosen.memory.average == 0
+    assert "average_on_cpu=true" in plan.settings()
+
+
+def test_what_is_given_is_not_chosen() -> None:
+    config = config_of(recompute="selective", stage={"micro_batch_size": 2})
+    given = frozenset({"recompute", "stages.classes.micro_batch_size", "model.depth"})
+    plan = plan_run(config, replace(request(1000.0), given=given))
+    assert plan.layout.recompute == "selective"
+    assert plan.stages[0].chosen.micro_batch == 2
+    divided, asked = (
+        config_of(sharding="full"),
+        replace(request(1000.0), given=frozenset(["sharding"])),
+    )
+    with pytest.raises(PlanError, match="1 GPUs have no layout with sharding=full"):
+        plan_run(divided, asked)
+
+
+def test_the_encoders_of_the_paper_are_left_room_for() -> None:
+    config, small = RECIPES["stiv_xl_256"](), gpu_of("rtx4090")
+    usable = Request(gpu=small, num_gpus=64, mfu=0.4, num_text_tokens=77).usable_bytes(config)
+    # 695M parameters of ViT-bigG-14's text tower, 84M of the VAE, in float32, and 1 GiB.
+    encoders = (small.memory_gib - 1) * 2**30 - usable
+    assert encoders / 4 == pytest.approx(694.7e6 + 83.7e6, rel=0.01)
+    large = Request(gpu=gpu_of("h200"), num_gpus=64, mfu=0.4, num_text_tokens=77)
+    assert large.usable_bytes(config) == int(0.9 * gpu_of("h200").memory_gib * 2**30)
 
 
 def test_days_are_operations_over_what_the_gpus_compute() -> None:
@@ -80,12 +120,16 @@ def test_days_are_operations_over_what_the_gpus_compute() -> None:
     assert work.days(4, 100.0, 0.5) == pytest.approx(seconds / 86_400)
 
 
-def test_adafactor_takes_half_of_adamw() -> None:
+def test_adafactor_takes_half_of_adamw_or_less() -> None:
     config = config_of()
     model, settings = config.model_of("classes"), config.stages["classes"].optimizer
     factored, _ = optimizer_bytes(model, settings, 1)
     full, _ = optimizer_bytes(model, settings.model_copy(update={"name": "adamw"}), 1)
     assert 0.5 < factored / full < 0.52
+    half, _ = optimizer_bytes(model, settings.model_copy(update={"momentum_dtype": "bfloat16"}), 1)
+    none, _ = optimizer_bytes(model, settings.model_copy(update={"beta1": 0.0}), 1)
+    assert 0.25 < half / full < 0.27
+    assert none / full < 0.02
 
 
 def test_an_unknown_gpu_is_named_with_the_known_ones() -> None:
