@@ -5,6 +5,9 @@ from pydantic import ValidationError
 
 from tests.training.builders import tiny_config, tiny_stage
 from training.config import TrainConfig
+from training.errors import TrainError
+from training.planning.check import check_fits, layout_of
+from training.planning.needs import reserved_bytes, state_memory
 from training.recipes import RECIPES
 from training.recipes.scales import scales
 
@@ -127,6 +130,38 @@ def test_a_stage_needs_what_its_weights_come_from() -> None:
     config = RECIPES["stiv_xl_512"]()
     assert config.needed_for("t2v_256") == ["t2i_256", "t2v_256"]
     assert config.needed_for("stiv_512") == ["t2i_256", "t2i_512", "t2v_256", "t2v_512", "stiv_512"]
+
+
+def test_recipes_pass_as_many_clips_at_once_as_gpus_of_80_gib_hold() -> None:
+    """By the planner's measure of the state; the activations of the largest stage are measured below."""
+    found = RECIPES["sft_m_512"]()
+    assert (found.sharding, found.recompute) == ("full", "keep_self_attention")
+    at_once = {name: stage.micro_batch_size for name, stage in found.stages.items()}
+    assert at_once == {
+        "t2i_256": 64,
+        "t2i_512": 16,
+        "t2v_256": 8,
+        "t2v_512": 2,
+        "stiv_512": 2,
+        "stiv_512_unmasked": 1,
+        "sft_512": 1,
+        "sft_512_unmasked": 1,
+    }
+    for size in PAPER:
+        config = RECIPES[f"stiv_{size}_256"]()
+        state = state_memory(config, "t2v_256", layout_of(config, config.num_workers))
+        assert state.total < 20 * 2**30
+
+
+@pytest.mark.slow
+def test_the_largest_stage_of_the_largest_recipe_fits_a_gpu_of_80_gib() -> None:
+    config = RECIPES["stiv_m_512"]()
+    needed = check_fits(config, "stiv_512_unmasked", 64, 80 * 2**30)
+    assert needed.total + reserved_bytes(config) < 0.9 * 80 * 2**30
+    with pytest.raises(
+        TrainError, match=r"stiv_512_unmasked needs .* GiB of each GPU with 1 clips"
+    ):
+        check_fits(config, "stiv_512_unmasked", 64, 20 * 2**30)
 
 
 @pytest.mark.parametrize(

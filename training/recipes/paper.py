@@ -2,7 +2,7 @@
 
 Common to all: stride 3, text dropout 10% and image dropout 8% (appendix B), AdaFactor 0.9 / 0.999, clipping at 1.0
 (section 3.1), guidance with renormalisation (section 3.2). Open in the paper and chosen here: logit-normal timesteps
-and 50 Heun steps (as DiT-Air), numeric precision, number of workers.
+and 50 Heun steps (as DiT-Air), numeric precision, number of workers and micro-batches.
 """
 
 from typing import Any
@@ -153,5 +153,7 @@ def _run(scale: Scale, name: str, chain: dict[str, StageConfig]) -> TrainConfig:
         guidance=GuidanceConfig(text_scale=scale.guidance_scale),
         device=scale.device,
         precision="bfloat16" if is_paper else "float32",
+        sharding=scale.sharding,
+        recompute=scale.recompute,
         num_workers=scale.num_workers,
     )

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from modeling.settings import GivenFrames
+from modeling.flops import ClipShape, token_grid
+from modeling.settings import LATENT_DOWNSAMPLING, GivenFrames
 from training.config import StageConfig
 from training.recipes.scales import Scale
 
@@ -105,4 +106,26 @@ def _stage(
         "validation": scale.validation,
         "checkpoint_every_steps": min(scale.checkpoint_every_steps, num_steps),
     }
-    return StageConfig.model_validate({**values, **changes})
+    stage = StageConfig.model_validate({**values, **changes})
+    return stage.model_copy(update={"micro_batch_size": _micro_batch(scale, stage)})
+
+
+def _micro_batch(scale: Scale, stage: StageConfig) -> int | None:
+    """The largest even part of a worker's share with no more than `tokens_at_once`, or a single clip."""
+    if scale.tokens_at_once is None:
+        return None
+    ((height_px, width_px),) = stage.sizes_px
+    clip = ClipShape(
+        num_latent_frames=stage.num_frames,
+        height=height_px // LATENT_DOWNSAMPLING,
+        width=width_px // LATENT_DOWNSAMPLING,
+        num_text_tokens=1,
+    )
+    patch = 1 if stage.task == "t2i" else scale.model.temporal_patch
+    model = scale.model.model_copy(update={"temporal_patch": patch})
+    tokens = token_grid(model, clip, stage.mask_ratio).num_processed
+    share = stage.batch_size // scale.num_workers
+    fitting = [
+        n for n in range(1, share + 1) if share % n == 0 and n * tokens <= scale.tokens_at_once
+    ]
+    return max(fitting, default=1)
