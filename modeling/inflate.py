@@ -85,7 +85,7 @@ def load_stage(
     temporal = [name for name in temporal_from or {} if TEMPORAL_PART in name]
     offered = [name for name in state_dict if name not in ignored]
     # Names first and tensors one at a time: they may be read from disk.
-    sources = {name: state_dict for name in offered} | dict.fromkeys(inflated, inflated)
+    sources = dict.fromkeys(offered, state_dict) | dict.fromkeys(inflated, inflated)
     if temporal_from is not None:
         sources |= dict.fromkeys(temporal, temporal_from)
     fresh = [name for name in wanted if name not in sources and _may_be_fresh(name, kind)]

@@ -21,6 +21,9 @@ from training.shards import local, shard_group, sharded_like
 TINY = 1e-30
 """Keeps the inverse square root finite where all gradients are zero."""
 
+MAX_UPDATE_RMS = 1.0
+"""Bounds the root mean square of each tensor's update before momentum."""
+
 
 class AdaFactor(torch.optim.Optimizer):
     """Parameters without a gradient are left alone. State: nothing but tensors, float32 where not said otherwise.
@@ -37,19 +40,14 @@ class AdaFactor(torch.optim.Optimizer):
         beta2: float = 0.999,
         beta2_power: float | None = None,
         momentum_dtype: torch.dtype = torch.float32,
-        max_update_rms: float = 1.0,
     ) -> None:
-        """With `beta2_power`, the decay of step n, from 1 on, is 1 - n^-power instead of `beta2`.
-
-        `max_update_rms` bounds the root mean square of each tensor's update before momentum.
-        """
+        """With `beta2_power`, the decay of step n, from 1 on, is 1 - n^-power instead of `beta2`."""
         defaults: dict[str, Any] = {
             "lr": learning_rate,
             "beta1": beta1,
             "beta2": beta2,
             "beta2_power": beta2_power,
             "momentum_dtype": momentum_dtype,
-            "max_update_rms": max_update_rms,
         }
         super().__init__(params, defaults)
 
@@ -73,7 +71,7 @@ class AdaFactor(torch.optim.Optimizer):
             for parameter, update, state, rms in zip(
                 parameters, updates, states, _root_mean_squares(parameters, updates), strict=True
             ):
-                update.div_((rms / group["max_update_rms"]).clamp_(min=1.0))
+                update.div_((rms / MAX_UPDATE_RMS).clamp_(min=1.0))
                 moved = _moved(state, update, group["beta1"])
                 local(parameter).add_(moved.to(parameter.dtype), alpha=-group["lr"])
 

@@ -1,5 +1,6 @@
 """A run that begins with finished stages of another one: only what comes after them is trained.
 
+A checkpoint within a stage is no start: its optimizer and data position go on with the settings of its own run only.
 Taken over are the averaged weights, which later stages start from and videos are sampled from, with the result of the
 stage. Optimizer state, metrics and earlier checkpoints stay where they are; `origin.json` says where.
 """

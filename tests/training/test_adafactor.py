@@ -63,6 +63,44 @@ def test_it_equals_torch_without_memory_and_parameter_scale() -> None:
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)
 
 
+def test_a_scheduled_decay_equals_that_of_torch() -> None:
+    ours = [tensor.float().mul(0.01).requires_grad_() for tensor in draw(0)]
+    theirs = [tensor.detach().clone().requires_grad_() for tensor in ours]
+    run(AdaFactor(ours, learning_rate=1e-3, beta1=0.0, beta2_power=0.8), ours, 20)
+    run(torch.optim.Adafactor(theirs, lr=1e-3, beta2_decay=-0.8, eps=(1e-30, 1.0)), theirs, 20)
+
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)
+
+
+def test_without_beta1_no_momentum_is_kept() -> None:
+    weight = torch.ones(3, 4, requires_grad=True)
+    optimizer = AdaFactor([weight], learning_rate=0.1, beta1=0.0)
+    weight.grad = torch.ones(3, 4)
+    optimizer.step()
+    assert set(optimizer.state[weight]) == {"row_variance", "column_variance"}
+
+
+def test_a_bfloat16_momentum_is_rounded_after_the_step() -> None:
+    exact, rounded = (torch.ones(3, 4, requires_grad=True) for _ in range(2))
+    optimizers = [
+        AdaFactor([exact], learning_rate=0.1),
+        AdaFactor([rounded], learning_rate=0.1, momentum_dtype=torch.bfloat16),
+    ]
+    generator = torch.Generator().manual_seed(0)
+    for step in range(2):
+        grad = torch.randn(3, 4, generator=generator)
+        exact.grad, rounded.grad = grad.clone(), grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        if step == 0:
+            assert rounded.equal(exact)
+    # The second step builds on what was rounded, by at most a bit in 256 of momentum.
+    assert not rounded.equal(exact)
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=0.1 * 0.9 * 0.1 / 128)
+    assert optimizers[1].state[rounded]["momentum"].dtype == torch.bfloat16
+
+
 def test_a_parameter_without_gradient_is_left_alone() -> None:
     used, unused = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
     optimizer = AdaFactor([used, unused], learning_rate=0.1)

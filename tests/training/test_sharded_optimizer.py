@@ -18,6 +18,13 @@ from training.shards import HeldPart, local, part_of, sharded_like
 
 NUM_STEPS = 100
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "scheduled decay": {"beta2_power": 0.8},
+    "no momentum": {"beta1": 0.0},
+    "bfloat16 momentum": {"momentum_dtype": torch.bfloat16},
+}
+
 
 class Shapes(nn.Module):
     """Dims that divide evenly, unevenly, and into less than one row for each worker."""
@@ -47,8 +54,10 @@ def grads(step: int, model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def train(model: nn.Module, *, on_cpu: bool = False) -> tuple[AdaFactor, WeightAverage]:
-    optimizer = AdaFactor(model.parameters(), learning_rate=1e-2)
+def train(
+    model: nn.Module, options: dict[str, Any], *, on_cpu: bool = False
+) -> tuple[AdaFactor, WeightAverage]:
+    optimizer = AdaFactor(model.parameters(), learning_rate=1e-2, **options)
     average = WeightAverage(model, 0.9, on_cpu=on_cpu)
     for step in range(NUM_STEPS):
         for name, grad in grads(step, model).items():
@@ -83,46 +92,61 @@ def whole(tensor: Tensor | HeldPart) -> Tensor:
     return torch.cat([part for _, part in sorted(dict(parts).items())])
 
 
-def train_sharded(rank: int, world_size: int, mesh_shape: tuple[int, ...], path: str) -> None:
+def train_sharded(rank: int, world_size: int, mesh_shape: tuple[int, ...], folder: str) -> None:
     names = ("replicas", "shards")[-len(mesh_shape) :]
     mesh = init_device_mesh("cpu", mesh_shape, mesh_dim_names=names)
-    model = Shapes()
-    fully_shard(model, mesh=mesh)
-    reductions: list[Tensor] = []
+    for name, options in OPTIONS.items():
+        model = Shapes()
+        fully_shard(model, mesh=mesh)
+        optimizer, average, num_reductions = counted(model, options, on_cpu=rank == 0)
+        # Two for each step: the columns of all matrices, and the sizes of all updates.
+        assert num_reductions == 2 * NUM_STEPS
+        if world_size > 1 and name == "paper":
+            momentum = optimizer.state[model.get_parameter("even")]["momentum"]
+            assert local(momentum).shape[0] == 8 // mesh_shape[-1]
+        found = tensors_of(model, optimizer, average)
+        if rank == 0:
+            path = Path(folder) / f"{name}.safetensors"
+            save_file({key: tensor.contiguous() for key, tensor in found.items()}, path)
+
+
+def counted(
+    model: nn.Module, options: dict[str, Any], *, on_cpu: bool
+) -> tuple[AdaFactor, WeightAverage, int]:
+    """Trained, with the number of messages that took."""
+    num_reductions = 0
     reduce = torch.distributed.all_reduce
 
-    def counted(tensor: Tensor, **settings: Any) -> None:
-        reductions.append(tensor)
+    def count(tensor: Tensor, **settings: Any) -> None:
+        nonlocal num_reductions
+        num_reductions += 1
         reduce(tensor, **settings)
 
-    torch.distributed.all_reduce = counted
-    optimizer, average = train(model, on_cpu=rank == 0)
-    torch.distributed.all_reduce = reduce
-    # Two for each step: the columns of all matrices, and the sizes of all updates.
-    assert len(reductions) == 2 * NUM_STEPS
-    if world_size > 1:
-        momentum = optimizer.state[model.get_parameter("even")]["momentum"]
-        assert local(momentum).shape[0] == 8 // mesh_shape[-1]
-    found = tensors_of(model, optimizer, average)
-    if rank == 0:
-        save_file({name: tensor.contiguous() for name, tensor in found.items()}, path)
+    torch.distributed.all_reduce = count
+    try:
+        return *train(model, options, on_cpu=on_cpu), num_reductions
+    finally:
+        torch.distributed.all_reduce = reduce
 
 
 @pytest.mark.parametrize("mesh_shape", [(1,), (2,), (4,), (2, 2)])
 def test_sharded_equals_unsharded(mesh_shape: tuple[int, ...], tmp_path: Path) -> None:
-    model = Shapes()
-    expected = tensors_of(model, *train(model))
-    path, world_size = tmp_path / "found.safetensors", torch.Size(mesh_shape).numel()
-    run_workers(train_sharded, world_size, tmp_path, world_size, mesh_shape, str(path))
-
-    found = load_file(path)
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        scale = max(1.0, float(tensor.abs().max()))
-        torch.testing.assert_close(
-            found[name] / scale,
-            tensor / scale,
-            rtol=1e-6,
-            atol=1e-6,
-            msg=lambda m, n=name: f"{n}: {m}",
-        )
+    world_size = torch.Size(mesh_shape).numel()
+    run_workers(train_sharded, world_size, tmp_path, world_size, mesh_shape, str(tmp_path))
+    for option, options in OPTIONS.items():
+        model = Shapes()
+        expected = tensors_of(model, *train(model, options))
+        found = load_file(tmp_path / f"{option}.safetensors")
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            scale = max(1.0, float(tensor.abs().max()))
+            assert found[name].dtype == tensor.dtype
+            # A number that lies between two of bfloat16 may be rounded to the other one.
+            tolerance = 1e-6 if tensor.dtype == torch.float32 else 2.0**-7
+            torch.testing.assert_close(
+                found[name] / scale,
+                tensor / scale,
+                rtol=tolerance,
+                atol=tolerance,
+                msg=lambda m, n=f"{option}: {name}": f"{n}: {m}",
+            )

@@ -30,7 +30,7 @@ def config_of(
         "checkpoint_every_steps": 3,
         "mask_ratio": 0.4,
     }
-    stages = {"stiv": tiny_stage("stiv", **values, **(stage or {}))}
+    stages = {"stiv": tiny_stage("stiv", **{**values, **(stage or {})})}
     return tiny_config(stages=stages, num_workers=num_workers, **changes)
 
 
@@ -131,6 +131,31 @@ def test_every_division_trains_like_one_process(
     losses = train_on(config, dataset, tmp_path)
     assert losses == pytest.approx(one_process[0], abs=1e-6)
     assert_near(tensors_of(tmp_path, config), tensors_of(one_process[1], config))
+
+
+def train_images(rank: int, config_json: str, dataset: str, run: str) -> None:
+    config = TrainConfig.model_validate_json(config_json)
+    train_stage(config, "t2i", [dataset], Path(run), Worker(rank, config.num_workers))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_compiled_blocks_train_alike_under_fsdp2(dataset: Path, tmp_path: Path) -> None:
+    """One block of an image model on one worker: to compile it takes nearly all of the time."""
+    stage = tiny_stage("t2i", num_steps=2, checkpoint_every_steps=2)
+    config = tiny_config(stages={"t2i": stage}, sharding="full")
+    model = config.model.model_copy(update={"num_unmasked_blocks": 0})
+    losses: list[list[float]] = []
+    for compile_blocks in (False, True):
+        run = tmp_path / str(compile_blocks)
+        changes = {"model": model, "compile_blocks": compile_blocks}
+        changed = config.model_copy(update=changes)
+        prepare_run(changed, [dataset], run)
+        run_workers(train_images, 1, run, changed.model_dump_json(), str(dataset), str(run))
+        found = read_metrics(RunDirectory(run).stage("t2i").metrics)
+        losses.append([line["loss"] for line in found])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[1][0] != losses[1][1]
 
 
 def test_a_sharded_stage_resumes_bit_for_bit_and_on_another_number_of_workers(
