@@ -37,6 +37,7 @@ _DATA = (
 _GENERATE = (
     *("clip_sampler.py", "generate.py", "generate_request.py", "generated_files.py"),
     *("given_inputs.py", "long_video.py", "previews.py", "trained_shapes.py", "video_file.py"),
+    *("stage_choice.py", "upsampling.py"),
 )
 
 
