@@ -4,12 +4,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.training.builders import tiny_config, tiny_stage
+from tests.training.builders import tiny_config, tiny_stage, write_dataset
+from training.encoders import FrozenEncoders, load_encoders
 from training.errors import EvaluationError
 from training.evaluation.clips import Format, choose_clips, read_clip
 from training.evaluation.evaluate import EvaluationPlan, evaluate_run, evaluate_videos
@@ -30,6 +32,7 @@ def colours(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     return np.stack([image.mean(axis=(0, 1)) for image in images]).astype(np.float32)
 
 
+DATA = tiny_config().data
 JUDGES = Judges(features=(PooledFrameFeatures(colours, "mean colour"),))
 
 
@@ -64,6 +67,8 @@ def test_copies_of_the_clips_are_nearly_perfect_and_black_videos_are_not(
     # What numbers need in order to be compared is in the file, and comes back as it was.
     content = json.loads((tmp_path / "near" / "result.json").read_text())
     assert (content["fps"], content["num_frames"], content["num_samples"]) == (12.0, 4, 4)
+    assert (content["num_references"], content["reference_fps"]) == (4, [12.0] * 3)
+    assert content["format_version"] == 3
     assert content["metrics"][0]["backend"] == "mean colour, mean and deviation over time"
     assert read_result(tmp_path / "near") == near
     assert "| psnr_db |" in (tmp_path / "near" / "result.md").read_text()
@@ -83,7 +88,16 @@ def test_what_is_missing_is_named(dataset: Path, copies: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_run_is_judged_and_made_videos_are_left(dataset: Path, tmp_path: Path) -> None:
+def test_a_run_is_judged_and_made_videos_are_left(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[int] = []
+
+    def load(*arguments: Any) -> FrozenEncoders:
+        loads.append(1)
+        return load_encoders(*arguments)
+
+    monkeypatch.setattr("training.generate.load_encoders", load)
     run, out = tmp_path / "run", tmp_path / "out"
     config = tiny_config(stages={"stiv": tiny_stage("stiv", num_steps=2)})
     prepare_run(config, [dataset], run)
@@ -93,10 +107,71 @@ def test_a_run_is_judged_and_made_videos_are_left(dataset: Path, tmp_path: Path)
     videos = sorted((out / "videos").glob("*.mp4"))
     times = [video.stat().st_mtime_ns for video in videos]
     assert len(videos) == 3
+    assert len(loads) == 1, "once for three videos"
+    assert (first.solver, first.image_guidance_scale) == (config.sampler.solver, None)
     assert first.was_trained_on
     assert (first.num_frames, first.sampling_stride, first.fps) == (4, 2, 12.0)
     assert evaluate_run(run, [str(dataset)], out, plan, JUDGES) == first
     assert [video.stat().st_mtime_ns for video in videos] == times
+    assert len(loads) == 1
+    for wrong, message in (
+        (replace(FORMAT, stride=1), "--stride 1, but stage stiv makes videos of stride 2"),
+        (replace(FORMAT, stride=4), "--stride 4, but stage stiv makes videos of stride 2"),
+        (replace(FORMAT, num_frames=5), "stage stiv makes 4 frames; give that many or fewer"),
+    ):
+        with pytest.raises(EvaluationError, match=message):
+            evaluate_run(run, [str(dataset)], out, replace(plan, format=wrong), JUDGES)
+    shorter = replace(plan, format=replace(FORMAT, num_frames=3))
+    assert evaluate_run(run, [str(dataset)], out, shorter, JUDGES).num_frames == 3
+
+
+@pytest.mark.slow
+def test_views_need_no_caption_and_are_not_compared_with_one(tmp_path: Path) -> None:
+    objects = write_dataset(tmp_path / "objects", [7, 7, 8], captions=())
+    stage = tiny_stage("stiv", num_steps=2, num_frames=7, text_dropout_prob=1.0)
+    config = tiny_config(
+        stages={"views": stage}, data=DATA.model_copy(update={"sampling_stride": 1})
+    )
+    run = tmp_path / "run"
+    prepare_run(config, [objects], run)
+    train_stage(config, "views", [objects], run)
+    plan = EvaluationPlan(task="multi_view", num_samples=3)
+    judges = replace(JUDGES, similarity=NoTexts())
+    found = evaluate_run(run, [str(objects)], tmp_path / "out", plan, judges)
+    assert {m.name for m in found.metrics} == {"embedded_frechet_video", "psnr_db", "ssim"}
+    assert not found.with_text
+    assert any("without text" in reason for reason in found.skipped)
+
+
+class NoTexts:
+    """Fails where a text is looked at."""
+
+    backend = "none"
+    score_name = "none"
+
+    def embed_images(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        raise AssertionError
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        raise AssertionError
+
+
+def test_without_text_a_task_needs_given_frames(dataset: Path, tmp_path: Path) -> None:
+    plan = EvaluationPlan(task="t2v", with_text=False, format=FORMAT)
+    with pytest.raises(EvaluationError, match="made from text alone"):
+        evaluate_videos(tmp_path, [str(dataset)], tmp_path, plan, JUDGES)
+
+
+def test_fewer_clips_than_videos_are_taken_again_where_a_protocol_allows_it(
+    dataset: Path, copies: Path, tmp_path: Path
+) -> None:
+    """10,000 videos of the 9,537 clips of UCF-101."""
+    for path in list(copies.glob("*.mp4")):
+        (copies / f"{path.stem}-1.mp4").write_bytes(path.read_bytes())
+    plan = EvaluationPlan(num_samples=6, format=FORMAT, may_repeat=True)
+    found = evaluate_videos(copies, [str(dataset)], tmp_path / "out", plan, JUDGES)
+    assert (found.num_samples, found.num_references) == (6, 4)
+    assert (found.metrics[0].num_samples, found.metrics[0].num_references) == (6, 4)
 
 
 @pytest.mark.slow

@@ -8,17 +8,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchvision.models import inception_v3
 from transformers import VideoMAEConfig, VideoMAEImageProcessor, VideoMAEModel
 
+from tests.training.evaluation.networks import random_inception_2015
 from training.errors import EvaluationError
 from training.evaluation.features import (
+    C3DFeatures,
+    ClassFeatures,
     I3DFeatures,
-    InceptionFeatures,
     PooledFrameFeatures,
     VideoMAEFeatures,
     open_features,
 )
+from training.evaluation.inception import Inception2015Features, InceptionFeatures
 
 
 def video(num_frames: int, seed: int) -> np.ndarray:
@@ -97,11 +101,67 @@ def test_inception_gives_pooled_features_and_their_probabilities(tmp_path: Path)
         InceptionFeatures(other)
 
 
+def test_inception_of_2015_is_that_of_torch_fidelity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own extractor is given the file by its own path; the published score takes logits without bias."""
+    torch.manual_seed(0)
+    path = tmp_path / "inception-2015.pth"
+    torch.save(random_inception_2015(), path)
+    features = open_features(f"inception-2015:{path}")
+    assert isinstance(features, Inception2015Features)
+    assert isinstance(features, ClassFeatures)
+    assert (features.metric, features.score_name) == ("fid", "inception_score")
+    theirs = FeatureExtractorInceptionV3(
+        "inception-v3-compat",
+        ["2048", "logits_unbiased"],
+        feature_extractor_weights_path=str(path),
+    )
+    frames = video(3, 0)
+    pooled, logits = theirs(torch.from_numpy(frames).permute(0, 3, 1, 2))
+    rows = features.features([frames])
+    np.testing.assert_array_equal(rows, pooled.numpy())
+    assert features.probabilities(rows) == pytest.approx(logits.softmax(1).numpy(), abs=1e-6)
+    assert features.backend.startswith("torch-fidelity 0.4")
+    torch.save({"a": torch.zeros(1)}, path)
+    with pytest.raises(EvaluationError, match="does not hold the weights of Inception of 2015"):
+        Inception2015Features(path)
+    monkeypatch.setattr("importlib.util.find_spec", {}.get)
+    with pytest.raises(EvaluationError, match=r"pip install '\.\[fid\]'"):
+        Inception2015Features(path)
+
+
+class C3DLike(nn.Module):
+    """The calling convention of the shared TorchScript file: bytes at any size, probabilities out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.dtype == torch.uint8
+        assert x.shape[1:3] == (3, 16)
+        return torch.softmax(x.float().mean(dim=[2, 3, 4]), dim=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_c3d_gives_the_probabilities_of_the_first_sixteen_frames(tmp_path: Path) -> None:
+    path = tmp_path / "c3d.pt"
+    torch.jit.script(C3DLike()).save(str(path))
+    features = C3DFeatures(path)
+    clip = video(18, 0)
+    rows = features.features([clip])
+    means = torch.from_numpy(clip[:16]).float().mean(dim=(0, 1, 2))
+    assert rows[0] == pytest.approx(means.softmax(0).numpy(), abs=1e-5)
+    np.testing.assert_array_equal(features.probabilities(rows), rows)
+    assert (features.metric, features.score_name) == (None, "inception_score_c3d")
+    with pytest.raises(EvaluationError, match="C3D needs 16"):
+        features.features([video(15, 0)])
+
+
 def test_weights_that_would_run_code_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "evil.pth"
     torch.save({"a": Path("code")}, path)
     with pytest.raises(EvaluationError, match="does not hold"):
         InceptionFeatures(path)
+    with pytest.raises(EvaluationError, match="does not hold"):
+        Inception2015Features(path)
 
 
 def test_a_still_video_differs_from_one_that_moves() -> None:
