@@ -173,20 +173,17 @@ def evaluate(
         raise typer.BadParameter("--dataset is needed, and either --run or --videos")
     if held_out and run is None:
         raise typer.BadParameter("--held-out needs --run")
-    if protocol is not None:
-        protocol.check(suite, features or [], clip_model, lpips)
-        task, num_samples = protocol.task, num_samples or protocol.num_samples
-        text = protocol.with_text
     plan = EvaluationPlan(
-        suite=suite,
         task=task,
         num_samples=num_samples or 64,
         sampling=sampling,
         format=_format(num_frames, stride, height, width),
         held_out=held_out,
         with_text=text,
-        may_repeat=protocol is not None and protocol.may_repeat,
     )
+    if protocol is not None:
+        protocol.check(suite, features or [], clip_model, lpips)
+        plan = protocol.applied(suite, plan, num_samples)
     judges = open_judges(features or ["embedded"], clip_model, lpips)
     if videos is not None:
         result = evaluate_videos(videos, datasets, out, plan, judges)

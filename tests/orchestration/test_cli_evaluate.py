@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 from orchestration.cli import app
 from orchestration.judges import open_judges
 from tests.training.builders import tiny_config, tiny_stage, write_dataset
+from tests.training.evaluation.programs import fake_vbench
 from training.errors import EvaluationError
 from training.evaluation.clips import Format, choose_clips, read_clip
 from training.evaluation.results import read_result
@@ -65,12 +67,35 @@ def test_the_videos_of_vbench_and_then_its_scores(tmp_path: Path) -> None:
     contents = {p.read_bytes() for p in (out / "videos").glob("*.mp4")}
     assert len(contents) == 5  # each video has noise of its own
 
-    (out / "vbench").mkdir()
+    todo = read_json(out / "result.json")
+    assert (todo["num_files"], todo["num_prompts"], todo["verdict"]["scores"]) == (5, 1, {})
+    assert todo["verdict"]["missing"] == [*DIMENSIONS[:2], *DIMENSIONS[3:], "temporal_flickering"]
+    assert "vbench evaluate --videos_path videos --output_path vbench" in first.output
+
+    program = fake_vbench(tmp_path / "bin" / "vbench")
+    second = CliRunner().invoke(app, [*map(str, words), "--vbench", str(program)])
+    assert second.exit_code == 0, second.output
+    judged = read_json(out / "result.json")
+    # All five videos were found; of the still ones the filter left one.
+    ones = dict.fromkeys(DIMENSIONS, 1.0)
+    assert judged["verdict"]["found"] == {**ones, "temporal_flickering": 0.2}
+    assert judged["verdict"]["missing"] == []
+    for fact in ("weights_sha256", "prompts_sha256", "seed", "num_sampling_steps", "solver"):
+        assert judged[fact] == todo[fact]
+    for path in (out / "vbench").glob("*_eval_results.json"):
+        path.unlink()
     results = {name: [1.0 if name in QUALITY else 0.0, []] for name in DIMENSIONS}
     results |= {"appearance_style": [0.0009, []], "motion_smoothness": [0.9975, []]}
     (out / "vbench" / "all_eval_results.json").write_text(json.dumps(results))
-    second = CliRunner().invoke(app, [str(word) for word in words])
-    assert "quality 100.0, semantic 0.0, total 80.0" in second.output
+    third = CliRunner().invoke(app, [str(word) for word in words])
+    assert "| **semantic** | 0.0 |" in third.output
+    assert read_json(out / "result.json")["verdict"]["scores"] == pytest.approx(
+        {"quality": 1.0, "semantic": 0.0, "total": 0.8}, abs=1e-9
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_bytes())
 
 
 @pytest.mark.slow
@@ -95,14 +120,20 @@ def test_suites_of_images_and_from_images(tmp_path: Path) -> None:
     )
     assert len(list((tmp_path / "vbench_i2v" / "videos").glob("a lake-?.mp4"))) == 5
     (tmp_path / "vbench_i2v" / "vbench").mkdir()
-    results = {name: [1.0, []] for name in (*I2V, *QUALITY)}
+    results = {name: [1.0, []] for name in (*I2V, *QUALITY)} | {"camera_motion": [0.25, []]}
     (tmp_path / "vbench_i2v" / "vbench" / "all_eval_results.json").write_text(json.dumps(results))
-    assert "total" in evaluate("vbench_i2v", "--prompts", i2v, "--images", images)
+    judged = evaluate("vbench_i2v", "--prompts", i2v, "--images", images)
+    assert "| **i2v** | 100.0 |" in judged
+    assert "| camera_motion | 25.0 |" in judged
+    assert "still to be judged" not in judged
     assert "needs --images" in evaluate("vbench_i2v", "--prompts", i2v)
 
     table = tmp_path / "dsg.csv"
-    table.write_text("item_id,text\na0,a red cup\n")
-    assert "1 images" in evaluate("dsg", "--prompts", table)
+    table.write_text("item_id,text,proposition_id,dependency\na0,a red cup,1,0\n")
+    assert "still to be judged: overall" in evaluate("dsg", "--prompts", table)
+    (tmp_path / "dsg" / "dsg").mkdir()
+    (tmp_path / "dsg" / "dsg" / "answers.csv").write_text("item_id,question_id,answer\na0,1,yes\n")
+    assert "| **overall** | 100.0 |" in evaluate("dsg", "--prompts", table)
     with Image.open(tmp_path / "dsg" / "images" / "a0.png") as made:
         assert made.size == (384, 256)  # enlarged: smaller ones are no use to look at
     assert "needs --prompts" in evaluate("geneval")

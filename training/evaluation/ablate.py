@@ -68,7 +68,7 @@ def ablate(
                 folder / "run", [dataset], folder / task, judged, judges
             )
     path = out / TABLE_NAME
-    write_whole(path, _markdown(plan, table, configs, found).encode())
+    write_whole(path, table_markdown(plan, table, configs, found).encode())
     return path
 
 
@@ -132,7 +132,7 @@ def _unfit(plan: AblationPlan, why: str) -> str:
     )
 
 
-def _markdown(
+def table_markdown(
     plan: AblationPlan,
     table: Table,
     configs: Mapping[str, TrainConfig],

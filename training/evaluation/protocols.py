@@ -4,11 +4,12 @@ A number of another protocol cannot be compared: FVD changes with the count, the
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from training.errors import EvaluationError
+from training.evaluation.evaluate import EvaluationPlan
 from training.evaluation.generation import Task
 
 
@@ -49,6 +50,17 @@ class Protocol:
                 f"suite {name} is judged by published networks: give {' '.join(missing)}; "
                 f"for embedded ones use --task {self.task} without --suite. It takes {self.data}; {self.paper}"
             )
+
+    def applied(self, name: str, plan: EvaluationPlan, num_samples: int | None) -> EvaluationPlan:
+        """The plan by this protocol, of as many samples as it has unless another number is given."""
+        return replace(
+            plan,
+            suite=name,
+            task=self.task,
+            num_samples=num_samples or self.num_samples,
+            with_text=self.with_text,
+            may_repeat=self.may_repeat,
+        )
 
 
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(

@@ -1,5 +1,6 @@
 """Table 4 with real training of a tiny network, without Ray."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +12,27 @@ from numpy.typing import NDArray
 from tests.training.builders import tiny_config
 from training.config import TrainConfig
 from training.errors import EvaluationError
-from training.evaluation.ablate import AblationPlan, ablate, row_config
+from training.evaluation.ablate import (
+    AblationPlan,
+    ablate,
+    row_config,
+    row_configs,
+    table_markdown,
+    table_of,
+)
 from training.evaluation.features import PooledFrameFeatures
 from training.evaluation.generation import Sampling
 from training.evaluation.judging import Judges
-from training.evaluation.tables import TABLES, flops_of
+from training.evaluation.results import EvaluationResult, Metric
+from training.evaluation.tables import OPERATIONS, TABLES, flops_of
 from training.loop import prepare_run, train_stage
 from training.recipes import RECIPES
 from training.run_directory import RunDirectory
 
 
 def plan(table: str) -> AblationPlan:
-    recipe = TABLES[table].recipe if table in TABLES else "demo_tiny"
+    known = table in (*TABLES, *OPERATIONS.values())
+    recipe = table_of(table).recipe if known else "demo_tiny"
     base = tiny_config() if recipe == "demo_tiny" else RECIPES[recipe]()
     return AblationPlan(table=table, base=base, budget_steps=2, num_samples=2, sampling=Sampling())
 
@@ -70,8 +80,86 @@ def test_rows_of_other_starts_are_those_of_the_paper() -> None:
 
 
 def test_a_base_without_the_stages_is_refused() -> None:
-    with pytest.raises(EvaluationError, match="demo_tiny has no stages for table 6b"):
+    with pytest.raises(
+        EvaluationError, match="demo_tiny does not fit table 6b: row 'T2V-256' needs more stages"
+    ):
         row_config(replace(plan("6b"), base=images_only()), "T2V-256")
+
+
+@pytest.mark.parametrize(
+    ("table", "base", "message"),
+    [
+        (
+            "3",
+            "t2v_tiny_64_16",
+            "t2v_tiny_64_16 does not fit table 3: no stage of it is trained for ti2v",
+        ),
+        ("3", "v2v_tiny_64", "no stage of it is trained for ti2v"),
+        ("6b", "demo_tiny", "table 6b: row 'T2V-256': its stages t2i, t2v, t2v name one twice"),
+        (
+            "14",
+            "demo_tiny",
+            "table 14: row .* name one twice; take a recipe such as t2v_tiny_64_16",
+        ),
+        ("2", "class_to_video_tiny_48", "no stage of it is trained for t2i; .* such as demo_tiny"),
+    ],
+)
+def test_no_row_is_trained_where_another_cannot_be(
+    table: str, base: str, message: str, tmp_path: Path
+) -> None:
+    """One line, and before anything is trained."""
+
+    def train(_config: TrainConfig, _path: Path) -> None:
+        raise AssertionError
+
+    config = RECIPES[base]()
+    if table == "3" and base == "v2v_tiny_64":
+        # A stage that is given four frames animates no image.
+        stages = {
+            n: s for n, s in config.stages.items() if s.task != "stiv" or "first" not in s.given
+        }
+        stages["v2v"] = stages["v2v"].model_copy(update={"init_from": "t2v_64"})
+        config = config.model_copy(update={"stages": stages})
+    asked = replace(plan(table), base=config)
+    with pytest.raises(EvaluationError, match=message) as refused:
+        ablate(asked, "nowhere", tmp_path, train, Judges(features=()))
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tables_of_operations_are_those_whose_stages_they_count(tmp_path: Path) -> None:
+    """The rows of table 13 and their operations, by what was trained elsewhere."""
+    assert table_of("13") is TABLES["6b"]
+    assert table_of("14") is TABLES["6c"]
+    asked = replace(plan("13"), budget_steps=200)
+    text = table_markdown(asked, table_of("13"), row_configs(asked), {("Both", "t2v"): result()})
+    lines = text.splitlines()
+    assert lines[0] == "# Table 13, the rows of table 6b, at small scale"
+    head = "| Row | Stages | 1 | 2 | 3 | 4 | total | paper: 1 | paper: 2 | paper: 3 | paper: 4 | paper: total |"
+    start = lines.index(head)
+    rows = {
+        cells[1]: cells[2:-1]
+        for cells in (re.split(r" ?\| ?", line) for line in lines[start + 2 : start + 6])
+    }
+    assert rows["Both"][0] == "t2i_64, t2i_96, t2v_64, t2v_96"
+    assert rows["Both"][-5:] == ["1.11e21", "0.843e21", "2.05e21", "1.98e21", "5.98e21"]
+    assert rows["Scratch"][-5:] == ["5.93e21", "/", "/", "/", "5.93e21"]
+    ours = list(map(float, rows["Both"][1:6]))
+    assert sum(ours[:4]) == pytest.approx(ours[4], rel=0.01)
+    shares = [stage / ours[4] for stage in ours[:4]]
+    assert shares == pytest.approx([s / 5.98 for s in (1.11, 0.843, 2.05, 1.98)], abs=0.01)
+
+
+def result() -> EvaluationResult:
+    metric = Metric(
+        name="fvd_i3d", value=1.0, backend="i3d", num_samples=2, num_references=2, better="lower"
+    )
+    return EvaluationResult(
+        suite="", source="", with_text=True, weights_sha256="", dataset_fingerprint="", was_trained_on=True,
+        held_out_share=None, num_samples=2, num_references=2, num_frames=4, sampling_stride=2, fps=12.0,
+        reference_fps=(12.0, 12.0, 12.0), height_px=32, width_px=48, seed=0, num_sampling_steps=2, solver="euler",
+        guidance="joint 7.5", image_guidance_scale=None, metrics=(metric,), skipped=(),
+    )  # fmt: skip
 
 
 def images_only() -> TrainConfig:
@@ -87,6 +175,13 @@ def test_embedded_encoders_leave_out_the_rows_of_encoders() -> None:
     assert list(table.rows_for(RECIPES["stiv_xl_256"]())) == list(table.rows)
     last = row_config(replace(plan("2"), base=RECIPES["stiv_xl_256"]()), "+ Internal CLIP")
     assert (last.model.latent_channels, last.encoders.text_encoder_model) == (8, "ViT-bigG-14")
+
+
+def test_a_table_says_what_it_cannot_show() -> None:
+    (captions,) = TABLES["2"].notes
+    assert "one caption alone it is the row above" in captions
+    (upsampled,) = TABLES["4"].notes
+    assert "83.0, 73.1, 81.0" in upsampled
 
 
 def test_the_rows_of_table_4_differ_in_image_dropout_alone() -> None:
@@ -118,8 +213,9 @@ def test_a_table_is_trained_judged_and_written_and_not_done_twice(
     assert t2v.split(" | ")[2:5] == ["/", "/", "/"]
     assert t2v.endswith("| 82.2 | 77.0 | 81.2 | / | / | / |")
     assert "2 clips of the shards that the runs were trained on" in path.read_text()
+    assert "STIV-JIT with temporal upsampling after it" in path.read_text()
     before = path.read_text()
     assert ablate(plan("4"), str(dataset), tmp_path, train, judges).read_text() == before
     assert len(trained) == 8
-    with pytest.raises(EvaluationError, match="valid: 2, 3, 4, 6a"):
+    with pytest.raises(EvaluationError, match="valid: 2, 3, 4, 6a, 6b, 6c, 13, 14"):
         ablate(plan("7"), str(dataset), tmp_path, train, judges)

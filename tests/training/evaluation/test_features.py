@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchvision.models import inception_v3
 from transformers import VideoMAEConfig, VideoMAEImageProcessor, VideoMAEModel
 
-from tests.training.evaluation.networks import random_inception_2015
+from tests.training.evaluation.networks import (
+    C3DLike,
+    I3DLike,
+    random_inception_2015,
+    save_script,
+)
 from training.errors import EvaluationError
 from training.evaluation.features import (
     C3DFeatures,
@@ -30,20 +34,9 @@ def video(num_frames: int, seed: int) -> np.ndarray:
     return rng.integers(0, 256, (num_frames, 20, 24, 3), dtype=np.uint8)
 
 
-class I3DLike(nn.Module):
-    """The calling convention of the shared TorchScript file; the features are the range of its input."""
-
-    def forward(self, x: Tensor, rescale: bool, resize: bool, return_features: bool) -> Tensor:
-        assert (rescale, resize, return_features) == (False, False, True)
-        assert (x.shape[1], x.shape[3], x.shape[4]) == (3, 224, 224)
-        return torch.stack([x.amin(), x.amax(), torch.tensor(float(x.shape[2]))])[None]
-
-
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 def test_i3d_is_given_224_px_from_minus_one_to_one(tmp_path: Path) -> None:
-    path = tmp_path / "i3d.pt"
-    torch.jit.script(I3DLike()).save(str(path))
-    features = I3DFeatures(path)
+    features = I3DFeatures(save_script(I3DLike(), tmp_path / "i3d.pt"))
     white = np.full((12, 20, 24, 3), 255, np.uint8)
     white[0] = 0
     assert features.features([white]) == pytest.approx(np.array([[-1.0, 1.0, 12.0]]))
@@ -131,20 +124,9 @@ def test_inception_of_2015_is_that_of_torch_fidelity(
         Inception2015Features(path)
 
 
-class C3DLike(nn.Module):
-    """The calling convention of the shared TorchScript file: bytes at any size, probabilities out."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        assert x.dtype == torch.uint8
-        assert x.shape[1:3] == (3, 16)
-        return torch.softmax(x.float().mean(dim=[2, 3, 4]), dim=1)
-
-
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 def test_c3d_gives_the_probabilities_of_the_first_sixteen_frames(tmp_path: Path) -> None:
-    path = tmp_path / "c3d.pt"
-    torch.jit.script(C3DLike()).save(str(path))
-    features = C3DFeatures(path)
+    features = C3DFeatures(save_script(C3DLike(), tmp_path / "c3d.pt"))
     clip = video(18, 0)
     rows = features.features([clip])
     means = torch.from_numpy(clip[:16]).float().mean(dim=(0, 1, 2))
