@@ -1,13 +1,14 @@
 """The networks of an evaluation by their names. Here, since the embedded ones belong to the data engine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from data_engine.scores.classifier import ImageNetClassifier
 from data_engine.scores.similarity import ConSE, OpenCLIP
 from training.errors import EvaluationError
 from training.evaluation.features import PooledFrameFeatures, VideoFeatures, open_features
-from training.evaluation.judging import Judges
+from training.evaluation.judging import Judges, TextSimilarity
 from training.evaluation.perceptual import Lpips
 from training.evaluation.versions import package
 
@@ -30,18 +31,28 @@ def open_judges(
         EvaluationError: a name is not known, or a file is missing.
         JobError: the model of open_clip cannot be had.
     """
-    classifier = ImageNetClassifier()
-    opened: list[VideoFeatures] = [
-        PooledFrameFeatures(classifier.features, f"{classifier.backend} ({package(LITE0)})")
-        if spec == EMBEDDED
-        else open_features(spec)
-        for spec in features
-    ]
-    perceptual = Lpips(alexnet) if alexnet else None
+    classifier = cache(ImageNetClassifier)  # one for all that ask for it
+    return Judges(
+        features=tuple(_features(spec, classifier) for spec in features),
+        similarity=_similarity(clip_model, classifier),
+        perceptual=Lpips(alexnet) if alexnet else None,
+    )
+
+
+def _features(spec: str, classifier: Callable[[], ImageNetClassifier]) -> VideoFeatures:
+    if spec != EMBEDDED:
+        return open_features(spec)
+    embedded = classifier()
+    return PooledFrameFeatures(embedded.features, f"{embedded.backend} ({package(LITE0)})")
+
+
+def _similarity(
+    clip_model: str | None, classifier: Callable[[], ImageNetClassifier]
+) -> TextSimilarity:
     if clip_model is None:
-        similarity = ConSE(classifier)
+        similarity = ConSE(classifier())
         similarity.backend += f" ({package(LITE0)}, {package(MINILM)})"
-        return Judges(features=tuple(opened), similarity=similarity, perceptual=perceptual)
+        return similarity
     model, _, weights = clip_model.partition("/")
     if not weights:
         raise EvaluationError(
@@ -49,4 +60,4 @@ def open_judges(
         )
     similarity = OpenCLIP(model, weights)
     similarity.backend += f" ({package(OPEN_CLIP)})"
-    return Judges(features=tuple(opened), similarity=similarity, perceptual=perceptual)
+    return similarity

@@ -95,6 +95,7 @@ def run_suite(
     if suite.name == "vbench":
         write_whole(out / vbench.LIST_NAME, prompts.read_bytes())
         if suite.program is not None:
+            keep(_verdict(suite, prompts, items, out))
             _run_program(suite, suite.program, out, keep, say)
     result = keep(_verdict(suite, prompts, items, out))
     say(suite_markdown(result))
@@ -173,7 +174,7 @@ def _vbench_verdict(suite: Suite, found: Mapping[str, float]) -> Verdict:
         views = vbench_i2v_scores(found)
         scores = {"quality": views.quality, "i2v": views.i2v, "total": views.total}
     return Verdict(
-        judge="vbench, version unknown" if suite.program is None else suite.program.version,
+        judge=vbench.UNKNOWN_VERSION if suite.program is None else suite.program.version,
         found=found,
         scores=scores,
         missing=tuple(_missing(suite, found)),

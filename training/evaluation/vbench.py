@@ -19,6 +19,7 @@ LIST_NAME = "VBench_full_info.json"
 RESULTS_FOLDER = "vbench"
 RESULTS_PATTERN = "*_eval_results.json"
 TIMEOUT_S = 6 * 3600.0
+UNKNOWN_VERSION = "vbench, version unknown"
 FLICKER = "temporal_flickering"
 _STILL_FOLDER = f"{RESULTS_FOLDER}/still"
 _LOG_LINES = 3
@@ -36,10 +37,11 @@ class VBench:
         """As the Python beside the program knows it."""
         python = Path(self.program).parent / "python"
         ask = "from importlib.metadata import version; print(version('vbench'))"
-        if not python.is_file():
-            return "vbench, version unknown"
-        done = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
-        return f"vbench {done.stdout.strip() or ', version unknown'}".replace(" ,", ",")
+        try:
+            done = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
+        except OSError:  # a program that lies alone
+            return UNKNOWN_VERSION
+        return f"vbench {done.stdout.strip()}" if done.stdout.strip() else UNKNOWN_VERSION
 
     def judge(self, suite: Path, dimension: str) -> Mapping[str, float]:
         """Judge the videos of a suite by one dimension; its output is kept beside the result.

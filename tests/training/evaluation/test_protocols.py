@@ -38,6 +38,8 @@ METRICS = {
     "inception-2015": {"fid", "inception_score"},
 }
 
+TINY_CLIP = "stiv-test-tinier"
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -74,7 +76,11 @@ class Bench:
 
     @cached_property
     def clip(self) -> OpenCLIP:
-        return OpenCLIP("stiv-test-tinier", str(tiny_clip(self.folder, "stiv-test-tinier")))
+        return OpenCLIP(TINY_CLIP, str(self.clip_weights))
+
+    @cached_property
+    def clip_weights(self) -> Path:
+        return tiny_clip(self.folder, TINY_CLIP)
 
     @cached_property
     def lpips(self) -> Lpips:
@@ -135,6 +141,7 @@ def test_ucf101_takes_more_videos_than_there_are_clips(bench: Bench, tmp_path: P
     words = ["evaluate", "--suite", "ucf101", "--run", bench.run, "--dataset", bench.clips]
     words += ["--out", tmp_path, "--num-samples", 5]
     words += [w for k in ("c3d", "i3d") for w in ("--features", f"{k}:{bench.weights(k)}")]
+    words += ["--clip", f"{TINY_CLIP}/{bench.clip_weights}"]
     done = CliRunner().invoke(app, [str(word) for word in words])
     assert done.exit_code == 0, done.output
     found = read_result(tmp_path)
