@@ -91,6 +91,7 @@ MODULES: dict[str, tuple[str, ...]] = {
                 "run_directory.py",
             ),
             *("run_lock.py", "spikes.py", "state.py", "step.py", "step_lines.py", "validation.py"),
+            *("chain.py", "due.py", "optimizers.py", "stage_data.py"),
         ),
     ),
     "sample": (*_NETWORK, *_of("training", *_GENERATE, "encoders.py", "checkpoint.py")),
@@ -111,7 +112,8 @@ DECIDES_NOTHING: tuple[str, ...] = (
     # They tell of what was made, or call the steps.
     *_of("data_engine", "drift.py", "lineage.py", "pipeline.py", "samples.py"),
     *_of("data_engine", "clip_columns.py", "what_if.py"),
-    *_of("training", "telemetry.py", "sinks.py", "work.py", "planning/*"),
+    *_of("training", "telemetry.py", "sending.py", "sinks.py", "work.py", "planning/*"),
+    *_of("training", "failures.py", "local.py"),
     # No asset is made by them.
     *_of(
         "training",

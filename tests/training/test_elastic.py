@@ -83,7 +83,7 @@ def test_the_number_of_workers_is_no_part_of_what_a_run_computes() -> None:
 @pytest.mark.timeout(900)
 def test_machines_that_come_and_go_change_the_workers_and_nothing_else(tmp_path: Path) -> None:
     """Weights hardly move, so that every loss tells the samples of its step, however many steps went before."""
-    dataset = write_dataset(tmp_path / "data", list(range(9, 21)))
+    dataset = write_dataset(tmp_path / "data", list(range(9, 33)))
     validation = {"share": 0.5, "every_steps": 1, "batch_size": 2, "num_batches": 20}
     changes: dict[str, Any] = {
         "batch_size": 4,
