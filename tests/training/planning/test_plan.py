@@ -3,15 +3,17 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from modeling.flops import forward_flops, token_grid
 from tests.training.planning.steps import config_of
 from training.config import TrainConfig
 from training.errors import PlanError
-from training.planning.gpus import GPUS, Gpu, gpu_of
+from training.planning.gpus import GPUS, Gpu, gpu_of, peak_of_device
 from training.planning.needs import largest_shape, optimizer_bytes, stage_work
 from training.planning.plan import Request, layouts, plan_run
-from training.recipes import RECIPES
+from training.recipes import RECIPES, demo_tiny
+from training.work import peak_tflops
 
 
 def request(memory_gib: float, num_gpus: int = 1) -> Request:
@@ -137,3 +139,26 @@ def test_an_unknown_gpu_is_named_with_the_known_ones() -> None:
     with pytest.raises(PlanError, match=r"h20: no such GPU; valid: .*h200"):
         gpu_of("h20")
     assert all(gpu.memory_gib > 20 for gpu in GPUS.values())
+
+
+def test_the_peak_of_a_gpu_follows_from_what_its_driver_calls_it() -> None:
+    names = [name for gpu in GPUS.values() for name in gpu.device_names]
+    assert len(names) == len(set(names)) >= len(GPUS)
+    assert peak_of_device("NVIDIA H100 80GB HBM3") == 989
+    # Another board with a lower clock.
+    assert peak_of_device("NVIDIA H100 PCIe") is None
+
+
+def test_a_stated_peak_counts_and_a_cpu_has_none() -> None:
+    cpu = torch.device("cpu")
+    assert peak_tflops(demo_tiny(), cpu) is None
+    assert peak_tflops(demo_tiny().model_copy(update={"peak_tflops": 2.0}), cpu) == 2.0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_known_gpu_gives_its_peak_in_bfloat16() -> None:
+    device = torch.device("cuda")
+    config = demo_tiny().model_copy(update={"device": "cuda", "precision": "bfloat16"})
+    assert peak_tflops(config, device) == peak_of_device(torch.cuda.get_device_name(device))
+    assert peak_tflops(config.model_copy(update={"precision": "float32"}), device) is None
