@@ -71,7 +71,7 @@ def test_print_config_prints_json_with_the_override_and_does_nothing(
         (("curate", "--source", "{film}", "--dataset", "{film}/d"), "Not a directory"),
         (("stats", "--dataset", "{tmp}/none"), "does not exist"),
         (("train", "--dataset", "{tmp}/none", "--run", "{tmp}/r"), "{tmp}/none"),
-        (("train", "--dataset", "{tmp}", "--run", "{tmp}/r", "--set", "sead=1"), "valid: name"),
+        (("train", "--dataset", "{tmp}", "--run", "{tmp}/r", "--set", "sead=1"), "near it: seed"),
         (("generate", "--run", "{tmp}", "--prompt", "a", "--out", "{tmp}/a.mp4"), "{tmp}"),
     ],
 )
