@@ -3,7 +3,8 @@
     python -m benchmarks.curate --film demo/sources/samples/big_buck_bunny.mp4 --seconds 120 \\
         --nemo-python NEMO/bin/python --data-juicer-python DJ/bin/python --out benchmarks/results/curate.md
 
-All sides get the same folder: the film, a still, a black video, and a piece of the film twice. The engine runs its recipe
+All sides get the same folder: the film, a still, a black video, a piece of the film twice, and two films that are edited
+from photographs so that their cuts are known. Start-up is the wall time over the black video alone. The engine runs its recipe
 `demo`, and once more with the operations that the others have as well: cuts, flow, encoding with the same settings, and
 packing. The floor is one process that knows the spans beforehand: one decode with flow, then encoding the survivors. CPU
 seconds are those of the whole tree of processes (Linux only). `benchmarks/peers/README.md` says how to install the peers.
@@ -18,8 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import av
@@ -41,6 +43,7 @@ from data_engine.sources.listing import local_source
 from data_engine.tables import DatasetPaths, load_clips
 from data_engine.throughput import read_throughput
 from orchestration.ray_session import ray_session
+from tests.data_engine.truth_set import Film, Tally, films_from_photographs, judge_clips
 
 # As small as NeMo Curator's motion filter takes clips.
 CONFIG = demo().model_copy(update={"shards": ShardConfig(short_side_px=256, max_clips=32)})
@@ -57,6 +60,7 @@ ENGINES = {
 }
 _STILL_AT_S = 30.0
 _PIECE_S = 10.0
+_NUM_FILMS = 2
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,14 @@ def watched(command: list[str]) -> Cost:
     if process.returncode:
         raise SystemExit(f"{command} ended with {process.returncode}")
     return Cost(total_cpu_s(process.pid, seen), time.monotonic() - start_s, peak_mb)
+
+
+@dataclass(frozen=True)
+class Clip:
+    source: str
+    start_s: float
+    end_s: float
+    is_kept: bool
 
 
 def run_floor(sources: Path, dataset: Path, out: Path) -> None:
@@ -157,28 +169,49 @@ class Outcome:
     num_kept: int
     kept_s: float
     bad_kept: str
+    cut_f1: float
+    """Of the hard cuts of the films whose cuts are known, at one frame of tolerance."""
+    shots_lost: int
+    """Of the shots of these films, those of which no clip shows the half, kept or not."""
 
     @classmethod
-    def of(cls, clips: Sequence[tuple[str, float, bool]]) -> "Outcome":
-        """From the source name, the length in seconds and the decision of each clip."""
-        kept = [(source, length_s) for source, length_s, is_kept in clips if is_kept]
-        names = {source for source, _ in kept}
+    def of(cls, clips: Sequence[Clip], films: Sequence[Film]) -> "Outcome":
+        kept = [clip for clip in clips if clip.is_kept]
+        names = {clip.source for clip in kept}
         bad = [name for name in ("still.mp4", "black.mp4") if name in names]
         if {"piece.mp4", "piece_again.mp4"} <= names:
             bad.append("the copy")
-        return cls(len(clips), len(kept), sum(s for _, s in kept), ", ".join(bad) or "none")
+        cuts, num_lost = Tally(), 0
+        for film in films:
+            own = [clip for clip in clips if clip.source == f"{film.name}.mp4"]
+            cuts.add(judge_clips(film, own).hard)
+            num_lost += sum(not _is_shown(shot, film, own) for shot in set(film.shot_of) - {None})
+        return cls(
+            num_clips=len(clips),
+            num_kept=len(kept),
+            kept_s=sum(clip.end_s - clip.start_s for clip in kept),
+            bad_kept=", ".join(bad) or "none",
+            cut_f1=cuts.f1,
+            shots_lost=num_lost,
+        )
 
 
-def outcome_of_engine(dataset: Path) -> Outcome:
-    clips = load_clips(DatasetPaths(dataset))
-    return Outcome.of(
-        [(clip.source_uri, clip.duration_s, clip.status is ClipStatus.KEPT) for clip in clips]
-    )
+def _is_shown(shot: int | None, film: Film, clips: Sequence[Clip]) -> bool:
+    frames = [time_s for time_s, s in zip(film.times_s, film.shot_of, strict=True) if s == shot]
+    shown = (sum(c.start_s - 1e-4 <= t < c.end_s - 1e-4 for t in frames) for c in clips)
+    return max(shown, default=0) >= len(frames) / 2
 
 
-def outcome_of_peer(out: Path) -> Outcome:
-    rows = [json.loads(line) for line in (out / "clips.jsonl").read_text().splitlines()]
-    return Outcome.of([(r["source"], r["end_s"] - r["start_s"], r["kept"]) for r in rows])
+def clips_of_engine(dataset: Path) -> list[Clip]:
+    return [
+        Clip(clip.source_uri, clip.start_s, clip.end_s, clip.status is ClipStatus.KEPT)
+        for clip in load_clips(DatasetPaths(dataset))
+    ]
+
+
+def clips_of_peer(out: Path) -> list[Clip]:
+    rows = (json.loads(line) for line in (out / "clips.jsonl").read_text().splitlines())
+    return [Clip(r["source"], r["start_s"], r["end_s"], r["kept"]) for r in rows]
 
 
 def main() -> None:
@@ -199,65 +232,91 @@ def main() -> None:
             curate(ENGINES[str(side)], str(given), folder, lambda _: None)
         return
     home = Path(tempfile.mkdtemp())
-    sources = home / "sources"
-    sources.mkdir()
+    sources, alone = home / "sources", home / "alone"
+    for folder in (sources, alone):
+        folder.mkdir()
     excerpt(arguments.film, arguments.seconds, sources / "film.mp4")
     plant(sources / "film.mp4", sources)
-    total_s = sum(
-        probe(local_source(file), ProbeConfig()).duration_s for file in sources.glob("*.mp4")
-    )
+    shutil.copyfile(sources / "black.mp4", alone / "black.mp4")
+    films = films_from_photographs(_NUM_FILMS, seed=2)
+    for film in films:
+        film.write(sources)
+    files = list(sources.glob("*.mp4"))
+    total_s = sum(probe(local_source(file), ProbeConfig()).duration_s for file in files)
+    rows: list[tuple[str, Side]] = []
+    for name, (command, read) in sides(arguments).items():
+        startup = watched(command(alone, home / f"{name} alone"))
+        cost = watched(command(sources, home / name))
+        rows.append((name, Side(cost, startup.wall_s, Outcome.of(read(home / name), films))))
+    same = home / "this engine, same operations"
     this = [sys.executable, "-m", "benchmarks.curate", "--film", str(arguments.film), "--only"]
-    rows: list[tuple[str, Cost, Outcome]] = []
-    for name in ENGINES:
-        cost = watched([*this, name, str(sources), str(home / name)])
-        rows.append((f"this engine, {name}", cost, outcome_of_engine(home / name)))
-    same = home / "same operations"
-    rows.append(("floor", watched([*this, "floor", str(sources), str(same)]), rows[-1][2]))
-    peers = {
-        "NeMo Curator 1.4": ("with_nemo_curator.py", arguments.nemo_python),
-        "Data-Juicer 1.6": ("with_data_juicer.py", arguments.data_juicer_python),
-    }
-    for name, (script, python) in peers.items():
-        if python is not None:
-            path = Path(__file__).parent / "peers" / script
-            out = home / script
-            height = ["--height", str(CONFIG.shards.short_side_px)]
-            command = [
-                str(python),
-                str(path),
-                "--sources",
-                str(sources),
-                "--out",
-                str(out),
-                *height,
-            ]
-            rows.append((name, watched(command), outcome_of_peer(out)))
-    text = table(rows, total_s, arguments.seconds)
-    text += stages(home / "demo")
+    floor = watched([*this, "floor", str(sources), str(same)])
+    rows.append(("floor", Side(floor, 0.0, Outcome.of(clips_of_engine(same), films))))
+    text = table(rows, total_s, len(files), arguments.seconds)
+    text += stages(home / "this engine, demo")
     if arguments.out:
         arguments.out.write_text(text)
     sys.stdout.write(text)
     shutil.rmtree(home)
 
 
-def table(rows: Sequence[tuple[str, Cost, Outcome]], total_s: float, film_s: float) -> str:
+@dataclass(frozen=True)
+class Side:
+    cost: Cost
+    startup_s: float
+    outcome: Outcome
+
+
+MakeCommand = Callable[[Path, Path], list[str]]
+"""From a folder of sources and one for the outcome."""
+
+
+def sides(
+    arguments: argparse.Namespace,
+) -> dict[str, tuple[MakeCommand, Callable[[Path], list[Clip]]]]:
+    """Each side with how to run it, and how to read what it made."""
+
+    def engine(name: str, sources: Path, out: Path) -> list[str]:
+        this = [sys.executable, "-m", "benchmarks.curate", "--film", str(arguments.film), "--only"]
+        return [*this, name, str(sources), str(out)]
+
+    def peer(python: Path, script: str, sources: Path, out: Path) -> list[str]:
+        path = Path(__file__).parent / "peers" / script
+        height = ["--height", str(CONFIG.shards.short_side_px)]
+        return [str(python), str(path), "--sources", str(sources), "--out", str(out), *height]
+
+    found: dict[str, tuple[MakeCommand, Callable[[Path], list[Clip]]]] = {
+        f"this engine, {name}": (partial(engine, name), clips_of_engine) for name in ENGINES
+    }
+    for name, script, python in (
+        ("NeMo Curator 1.4", "with_nemo_curator.py", arguments.nemo_python),
+        ("Data-Juicer 1.6", "with_data_juicer.py", arguments.data_juicer_python),
+    ):
+        if python is not None:
+            found[name] = partial(peer, python, script), clips_of_peer
+    return found
+
+
+def table(rows: Sequence[tuple[str, Side]], total_s: float, num_files: int, film_s: float) -> str:
     """One row for each side; ratios are to the engine with the same operations."""
-    same = next(cost for name, cost, _ in rows if name.endswith("same operations"))
+    same = next(side.cost for name, side in rows if name.endswith("same operations"))
     lines = [
         "# Curation beside the least that it can cost, and beside the peers",
         "",
         f"Command: see `benchmarks/curate.py`, `--seconds {film_s:g}`. {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}. {total_s:.0f} s of video in five files.",
+        f"Python {platform.python_version()}. {total_s:.0f} s of video in {num_files} files.",
         "",
-        "| side | CPU-seconds a second of video | times ours | wall (s) | peak memory (MB, resident) | clips | kept | kept (s) "
-        "| bad kept |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
+        "| side | CPU-seconds a second of video | times ours | wall (s) | start-up (s) | peak memory (MB, resident) "
+        "| clips | kept | kept (s) | cut F1 | shots lost | bad kept |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
-    for name, cost, outcome in rows:
+    for name, side in rows:
+        cost, outcome = side.cost, side.outcome
+        startup = f"{side.startup_s:.0f}" if side.startup_s else "-"
         lines.append(
-            f"| {name} | {cost.cpu_s / total_s:.3f} | {cost.cpu_s / same.cpu_s:.2f} | {cost.wall_s:.0f} "
+            f"| {name} | {cost.cpu_s / total_s:.3f} | {cost.cpu_s / same.cpu_s:.2f} | {cost.wall_s:.0f} | {startup} "
             f"| {cost.peak_mb:.0f} | {outcome.num_clips} | {outcome.num_kept} | {outcome.kept_s:.1f} "
-            f"| {outcome.bad_kept} |"
+            f"| {outcome.cut_f1:.3f} | {outcome.shots_lost} | {outcome.bad_kept} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -28,7 +28,7 @@ from scenedetect.detectors import AdaptiveDetector, ContentDetector
 from data_engine.config import DecodeConfig, ShotConfig
 from data_engine.container import fit_long_side, open_video, upright_rgb
 from data_engine.shots import CutProposer, SeenFrames, find_transitions, shots_between
-from data_engine.transitions import thumbnail
+from data_engine.thumbnails import thumbnail
 from tests.data_engine.truth_set import (
     Film,
     Verdict,

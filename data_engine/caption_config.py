@@ -139,8 +139,9 @@ class CaptionConfig(_Config):
     model several frames at once (VCap in STIV); `frames_then_merge` has each frame described alone
     and the descriptions merged (FCapLLM). With none, clips keep the captions that came with their
     source, and one that had none goes without."""
-    num_frames: int = Field(default=8, ge=1)
-    """At most so many frames of a clip are shown, spread evenly over those that were kept."""
+    num_frames: int = Field(default=3, ge=1)
+    """At most so many frames of a clip are shown, spread evenly over those that were kept; no more than
+    `decode.frames_per_clip`."""
     prompt: str = (
         "These are frames of one video clip in order of time. Describe the clip in one paragraph: "
         "who or what is seen, what happens and how it moves, the setting, the style and the camera. "
@@ -201,8 +202,8 @@ class HallucinationConfig(_Config):
 
     backend: Literal["embedded", "endpoint", "transformers"] | None = None
     """Who judges; None checks nothing. `embedded` knows common nouns of ImageNet only."""
-    num_frames: int = Field(default=4, ge=1)
-    """Frames that are judged, spread evenly over those that were kept."""
+    num_frames: int = Field(default=3, ge=1)
+    """Frames that are judged, spread evenly over those that were kept; no more than `decode.frames_per_clip`."""
     sentence: Literal["caption", "sentence"] = "caption"
     """What counts as a sentence for `dsg_video_s`: the whole caption, which is what the whole percents
     of the paper over 100 captions imply, or each grammatical sentence."""

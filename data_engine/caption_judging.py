@@ -12,7 +12,7 @@ from typing import Any
 
 from data_engine.append_only import read_parts
 from data_engine.caption_config import CaptionConfig, HallucinationConfig
-from data_engine.caption_writing import FAILED, CaptionFinding
+from data_engine.caption_writing import CaptionFinding, finding_reason
 from data_engine.captioning.categories import Categorizer, EmbeddedCategorizer, make_categorizer
 from data_engine.captioning.chat import Failure, decides_answers, shared_models
 from data_engine.config import DataEngineConfig, ScoreConfig
@@ -148,7 +148,12 @@ class CaptionJudge:
     def _categories(self, clips: Sequence[CaptionedFrames]) -> list[Judgement]:
         assert self._categorizer is not None, "without names nobody is asked"
         found = self._categorizer.categorize([clip.caption for clip in clips])
-        return [Judgement(category=category) for category in found]
+        return [
+            Judgement(finding=CaptionFinding("category", finding_reason(category), category.reason))
+            if isinstance(category, Failure)
+            else Judgement(category=category)
+            for category in found
+        ]
 
     def _dsg_video(self, clips: Sequence[CaptionedFrames]) -> list[Judgement]:
         assert self._checker is not None, "without a backend nobody is asked"
@@ -181,6 +186,8 @@ class CaptionJudge:
 
 def _judgement(verdict: Verdict | Failure, backend: str) -> Judgement:
     if isinstance(verdict, Failure):
-        return Judgement(finding=CaptionFinding("dsg_video", FAILED, verdict.reason))
+        return Judgement(
+            finding=CaptionFinding("dsg_video", finding_reason(verdict), verdict.reason)
+        )
     # A caption that names nothing that could be looked for was judged, and has no counts.
     return Judgement({} if verdict.counts is None else dsg_scores(verdict.counts, backend))

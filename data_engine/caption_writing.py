@@ -28,6 +28,8 @@ from data_engine.tables import DatasetPaths, fingerprint
 
 FAILED = "failed"
 """The `CaptionFinding.reason` where there is no text that could be at fault."""
+UNANSWERED = "unanswered"
+"""The reason where nobody answered, for now: it is not stored, and another run asks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def write_captions(
     at_fault = [
         i
         for i, outcome in enumerate(outcomes)
-        if isinstance(outcome, CaptionFinding) and outcome.reason != FAILED
+        if isinstance(outcome, CaptionFinding) and outcome.reason not in (FAILED, UNANSWERED)
     ]
     if at_fault and captioner.is_random:
         again = captioner.caption([requests[i] for i in at_fault], seed=1)
@@ -146,9 +148,13 @@ def write_captions(
     return outcomes
 
 
+def finding_reason(failure: Failure) -> str:
+    return UNANSWERED if failure.is_transient else FAILED
+
+
 def _linted(name: str, outcome: Caption | Failure, lints: LintConfig) -> Written:
     if isinstance(outcome, Failure):
-        return CaptionFinding(name, FAILED, outcome.reason)
+        return CaptionFinding(name, finding_reason(outcome), outcome.reason)
     if outcome.source == "template":
         # It says what was measured, in a fixed form: there is nothing that a model could have spoilt.
         return outcome

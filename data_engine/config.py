@@ -226,6 +226,9 @@ class WorkerConfig(_Config):
     num_gpus: float = Field(default=0.0, ge=0, le=1)
     """The share of a GPU for each process that scores frames or writes captions, which are then as many as fit. Worth
     it for models of the hub; those that are embedded are small. 0 takes CPUs."""
+    max_unanswered: int = Field(default=20, ge=1)
+    """When so many pieces of work in a row got no answer from a bucket or a server, the job stops. Fewer leave their step
+    unfinished, and the next run tries them anew."""
 
 
 class DataEngineConfig(_Config):
@@ -294,3 +297,17 @@ class DataEngineConfig(_Config):
         if score in DSG_SCORES and self.hallucination.backend is None:
             return "set hallucination.backend"
         return None
+
+    @model_validator(mode="after")
+    def _check_frames(self) -> "DataEngineConfig":
+        kept = self.decode.frames_per_clip
+        for name, num_frames in (
+            ("captions", self.captions.num_frames),
+            ("hallucination", self.hallucination.num_frames),
+        ):
+            if num_frames > kept:
+                raise ValueError(
+                    f"{name}.num_frames is {num_frames}, but decode.frames_per_clip keeps {kept} of each clip; set "
+                    f"decode.frames_per_clip to {num_frames}, or {name}.num_frames to {kept}"
+                )
+        return self

@@ -168,7 +168,7 @@ class FramesInOrder:
         last_s = float("-inf")
         is_damaged = has_gap = False
         positions: dict[int | None, int | None] = {}
-        ticks = _TicksInOrder() if _has_times_of_decoding(self._container, self._stream) else None
+        ticks = _TicksInOrder() if has_times_of_decoding(self._container, self._stream) else None
         try:
             for packet in read_packets(self._container, self._stream):
                 positions[packet.pts] = packet.pos
@@ -200,8 +200,8 @@ class FramesInOrder:
             return []
 
 
-def _has_times_of_decoding(container: InputContainer, stream: VideoStream) -> bool:
-    """AVI has no times of presentation, and for H.264 FFmpeg does not work them out."""
+def has_times_of_decoding(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether its packets have no times of presentation: AVI holds none, and for H.264 FFmpeg does not work them out."""
     return container.format.name == "avi" and stream.codec_context.name == "h264"
 
 

@@ -54,6 +54,11 @@ class UnreadableSourceError(RowError):
         self.reason = reason
         self.detail = detail
 
+    @property
+    def is_transient(self) -> bool:
+        """Whether it says more of the way to the source, now, than of the source: another run may find it usable."""
+        return self.reason == "unreachable"
+
     def __reduce__(self) -> tuple[type["UnreadableSourceError"], tuple[str, str]]:
         # Exceptions with two arguments do not survive pickling between Ray processes otherwise.
         return type(self), (self.reason, self.detail)

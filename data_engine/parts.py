@@ -11,6 +11,7 @@ A part is a folder that appears by a rename: `frames.npz`, `facts.json`, JPEGs a
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -88,6 +89,8 @@ class Part:
     number: int
     count: int
     length_s: float
+    num_threads: int = 0
+    """Of its decoder; 0 lets the codec choose."""
 
     def span_s(self, origin_s: float) -> tuple[float, float]:
         """Half-open, in presentation time. The same computation gives both neighbours their common edge."""
@@ -113,6 +116,11 @@ class PartFolder:
     def is_complete(self) -> bool:
         """Whether the parts can be joined, and nobody found that they do not fit."""
         return self.count > 1 and not self.missing() and not self.is_undivided()
+
+    def remove_orphans(self) -> None:
+        """Delete what processes that were killed left of parts that they decoded. Nobody may be decoding one."""
+        for path in self.path.glob(".*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def missing(self) -> list[int]:
         """The numbers of the parts that are not there."""
@@ -191,7 +199,7 @@ def decode_part(
         tempfile.TemporaryDirectory(
             dir=folder.path, prefix=".", ignore_cleanup_errors=True
         ) as made,
-        open_video(source.location) as (container, stream),
+        open_video(source.location, part.num_threads) as (container, stream),
     ):
         # Its files get the usual rights; those of a temporary folder are its owner's alone.
         inside = Path(made) / "part"

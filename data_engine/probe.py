@@ -18,7 +18,7 @@ from data_engine.container import display_size, open_video, read_packets
 from data_engine.errors import UnreadableSourceError
 from data_engine.schema import SourceVideo
 from data_engine.sources import SourceFile
-from data_engine.sources.storage import content_id
+from data_engine.sources.storage import content_id, is_remote
 
 _NUM_HEAD_PACKETS = 300
 # Packets come in order of decoding: times from the end of the head may still miss some of their neighbours.
@@ -86,6 +86,16 @@ def probe(source: SourceFile, config: ProbeConfig) -> SourceVideo:
         UnreadableSourceError: missing, empty, not a video, corrupt, truncated, or over a limit of `config`.
         SourceError: the package for its kind of URL is not installed.
     """
+    try:
+        return _probe(source, config)
+    except UnreadableSourceError as error:
+        # A disk is as fast as it will ever be; a bucket may have a bad day.
+        if error.reason == "timed_out" and is_remote(source.location):
+            raise UnreadableSourceError("unreachable", error.detail) from error
+        raise
+
+
+def _probe(source: SourceFile, config: ProbeConfig) -> SourceVideo:
     _check_size(source.size_bytes, config)
     deadline_s = time.monotonic() + config.max_probe_s
     with (

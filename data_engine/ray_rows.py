@@ -96,6 +96,11 @@ def map_rows(
     return Finished(finished, crashed)
 
 
+def threads_for(rows: Sequence[Row]) -> int:
+    """How many threads each row may use for itself, so that all together keep the CPUs of the cluster busy."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)) // max(1, len(rows)))
+
+
 def _dataset(rows: Sequence[Row], run: Callable[[Row], Row]) -> ray.data.Dataset:
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = -1
@@ -125,49 +130,76 @@ def check_gpus(num_gpus: float) -> None:
     """Find out before hours of decoding whether a process can ever have that share of a GPU.
 
     Raises:
-        JobError: the cluster has no GPU.
+        JobError: no node of the cluster has both a GPU and a CPU.
     """
-    if num_gpus and ray.cluster_resources().get("GPU", 0) < num_gpus:
+    if num_gpus and not _num_places(num_gpus):
+        has_gpu = ray.cluster_resources().get("GPU", 0) >= num_gpus
+        found = "has no CPU beside its GPUs" if has_gpu else "has no GPU"
         raise JobError(
-            f"workers.num_gpus is {num_gpus:g}, but the Ray cluster has no GPU; set it to 0, or name a cluster that has "
+            f"workers.num_gpus is {num_gpus:g}, but the Ray cluster {found}; set it to 0, or name a cluster that has "
             "one with --ray-address"
         )
 
 
+def _num_places(num_gpus: float) -> int:
+    """How many processes with that share of a GPU there is room for: each lies on one node, and on one of its GPUs."""
+
+    # Ray counts in ten-thousandths, and so does this: 1 // 0.1 is 9.
+    def fitting(available: float, share: float) -> int:
+        return round(available * 10_000) // round(share * 10_000)
+
+    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return sum(
+        min(fitting(n.get("CPU", 0), _CPUS), int(n.get("GPU", 0)) * fitting(1, num_gpus))
+        for n in nodes
+    )
+
+
 @ray.remote(num_cpus=_CPUS)
 class _GpuProcess:
+    def is_there(self) -> bool:
+        return True
+
     def run(self, row: Row, run: Callable[[Row], Row]) -> Row:
         return run(row)
 
 
 def _rows_on_gpus(rows: Sequence[Row], run: Callable[[Row], Row], num_gpus: float) -> Iterator[Row]:
     """The rows that came back, each when it is done; a process that dies is replaced, its row is left out."""
-
-    def start() -> Any:
-        return _GpuProcess.options(num_gpus=num_gpus).remote()
-
     check_gpus(num_gpus)
-    num_processes = max(1, min(len(rows), int(ray.cluster_resources().get("GPU", 0) / num_gpus)))
-    waiting, idle = deque(rows), [start() for _ in range(num_processes)]
-    running: dict[Any, Any] = {}
+    waiting = deque(rows)
+    # Others may hold a part of the cluster: only a process that answered is given a row.
+    answers: dict[Any, Any] = {}
+
+    def start() -> None:
+        process: Any = _GpuProcess.options(num_gpus=num_gpus).remote()
+        answers[process.is_there.remote()] = process
+
+    for _ in range(min(len(rows), _num_places(num_gpus))):
+        start()
+    rows_of: dict[Any, Any] = {}
+    idle: list[Any] = []
     try:
-        while waiting or running:
-            while waiting and idle:
-                process = idle.pop()
-                running[process.run.remote(waiting.popleft(), run)] = process
-            done = ray.wait(list(running), num_returns=1)[0][0]
-            process = running.pop(done)
+        while waiting or rows_of:
+            done = ray.wait([*answers, *rows_of], num_returns=1)[0][0]
+            is_row = done in rows_of
+            process = (rows_of if is_row else answers).pop(done)
             try:
-                row = ray.get(done)
+                said = ray.get(done)
             except (RayActorError, OutOfMemoryError):
-                idle.append(start())
+                if waiting:
+                    start()
                 continue
-            idle.append(process)
-            yield row
+            if waiting:
+                rows_of[process.run.remote(waiting.popleft(), run)] = process
+            else:
+                idle.append(process)
+            if is_row:
+                yield said
     finally:
         # Ray ends an actor when the last handle to it is collected, which may be never: an exception that was caught
         # above keeps this frame, and what runs next would wait for the GPU for ever.
-        for process in (*idle, *running.values()):
+        for process in (*answers.values(), *rows_of.values(), *idle):
             ray.kill(process)
 
 

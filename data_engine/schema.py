@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 VIDEO_MEMBER = "mp4"
 """Extension of the encoded clip inside a shard."""
@@ -27,6 +27,7 @@ CAPTION_MEMBER = "txt"
 
 MANIFEST_NAME = "manifest.json"
 
+_ORIENTATION, _NUM_CLIPS = "orientation", "num_clips"
 # Letterbox bars are found to a pixel or two; sides that differ by less than this are called equal.
 _SQUARE_TOLERANCE = 0.05
 
@@ -196,7 +197,8 @@ class ClipRecord:
         return replace(self, scores={**self.scores, **scores})
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The fields, and the orientation, which follows from them: for readers who would have to work it out."""
+        return {**asdict(self), _ORIENTATION: self.orientation}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), sort_keys=True, ensure_ascii=False)
@@ -208,10 +210,10 @@ class ClipRecord:
         Raises:
             SchemaError: the version is not ours, or a field is missing or unknown.
         """
-        _check_fields(cls, data, "clip record")
+        _check_fields(cls, data, "clip record", _ORIENTATION)
         rejected_by = data["rejected_by"]
         values: dict[str, Any] = {
-            **data,
+            **{name: value for name, value in data.items() if name != _ORIENTATION},
             "scores": {name: Score(**score) for name, score in data["scores"].items()},
             "captions": tuple(Caption(**caption) for caption in data["captions"]),
             "crop": None if data["crop"] is None else Crop(**data["crop"]),
@@ -327,7 +329,11 @@ class ShardManifest:
         return sum(len(shard.samples) for shard in self.shards)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, indent=1)
+        """With the number of clips of each shard and of all, for readers who would have to count."""
+        data = asdict(self)
+        for shard in data["shards"]:
+            shard[_NUM_CLIPS] = len(shard["samples"])
+        return json.dumps({**data, _NUM_CLIPS: self.num_clips}, sort_keys=True, indent=1)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -337,7 +343,7 @@ class ShardManifest:
             SchemaError: the version is not ours, or a field is missing or unknown.
         """
         data = json.loads(text)
-        _check_fields(cls, data, "shard manifest")
+        _check_fields(cls, data, "shard manifest", _NUM_CLIPS)
         return cls(
             shards=tuple(shard_entry_from_dict(shard) for shard in data["shards"]),
             config=data["config"],
@@ -353,8 +359,8 @@ def shard_entry_from_dict(data: dict[str, Any]) -> ShardEntry:
         )
         for sample in data["samples"]
     )
-    values: dict[str, Any] = {**data, "samples": samples}
-    return ShardEntry(**values)
+    fields_only = {name: value for name, value in data.items() if name != _NUM_CLIPS}
+    return ShardEntry(**(fields_only | {"samples": samples}))
 
 
 def clip_id(source_id: str, start_s: float, end_s: float) -> str:
@@ -366,14 +372,15 @@ def clip_id(source_id: str, start_s: float, end_s: float) -> str:
     return hashlib.sha256(span_us.encode()).hexdigest()[:20]
 
 
-def _check_fields(cls: type[Any], data: dict[str, Any], what: str) -> None:
+def _check_fields(cls: type[Any], data: dict[str, Any], what: str, derived: str) -> None:
+    """`derived` names what is written beside the fields, because it follows from them."""
     version = data.get("schema_version")
     if version != SCHEMA_VERSION:
         raise SchemaError(
             f"{what} has schema_version {version!r}, this code reads {SCHEMA_VERSION}; "
             "run the step that wrote it again, or check out the commit that wrote it"
         )
-    expected = {f.name for f in fields(cls)}
+    expected = {derived, *(f.name for f in fields(cls))}
     if set(data) != expected:
         raise SchemaError(
             f"{what} has missing fields {sorted(expected - set(data))} "

@@ -10,6 +10,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from data_engine.container import open_video
+from data_engine.decode import has_times_of_decoding
 from data_engine.errors import DecodeError
 from data_engine.hdr import is_hdr
 from data_engine.schema import ClipRecord
@@ -43,7 +44,7 @@ def _packets_of(
 ) -> "list[Packet[VideoStream]] | None":
     context, tick_s = stream.codec_context, stream.time_base
     is_as_encoded = (context.name, context.pix_fmt) == ("h264", "yuv420p")
-    if is_hdr(int(context.color_trc)):
+    if is_hdr(int(context.color_trc)) or has_times_of_decoding(container, stream):
         return None
     if not is_as_encoded or (stream.height, stream.width) != (record.height_px, record.width_px):
         return None

@@ -1,27 +1,5 @@
 """Tables on disk: Parquet with a versioned schema, written atomically, read back as records.
 
-A data set is a folder::
-
-    config.json               the resolved configuration
-    sources.parquet           readable source videos
-    quarantine.parquet        sources that could not be read, with the reason
-    undecodable.parquet       sources that stopped decoding later, with the reason
-    cuts/<source_id>.parquet  what the decode pass of one source found; its frames lie beside it
-    parts/<source_id>/        what was decoded of a long source, in parts, until all of it is
-    scores/*.parquet          append-only: what the scorers of frames said, by clip, scorer and version
-    captions/*.parquet        append-only: captions and what was wrong with them, by clip, captioner and version
-    judgements/*.parquet      append-only: what was said of a caption, by clip, caption, judge and version
-    encoded/??/*.mp4          survivors at training size; may be deleted once the shards are written
-    scored_clips.parquet      every clip with its scores, no decision
-    filtered_clips.parquet    every clip with the decision of the filters
-    deduplicated_clips.parquet  those that were kept; near-duplicates rejected
-    captioned_clips.parquet   those that were still kept, with captions
-    sharded_clips.parquet     those that were still kept, after encoding
-    shards/                   WebDataset tars and manifest.json
-    throughput.json           how long each stage took when it last had work to do
-    report/                   index.html and its pictures
-    report/clips/             a place for each clip, by its id (`clip_pages.py`)
-
 Each table stores a fingerprint of what it was made from, so that a step that is asked for the same
 thing again can see that its work is done.
 """
@@ -29,10 +7,11 @@ thing again can see that its work is done.
 import hashlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -40,8 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
+from data_engine.dataset_paths import DatasetPaths as DatasetPaths
 from data_engine.errors import TableError
 from data_engine.schema import SCHEMA_VERSION, ClipRecord, QuarantinedSource, SourceVideo
+
+# As `write_atomically` names a file that is not whole yet.
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -71,6 +54,7 @@ CLIPS = pa.schema(
         ("shot_index", pa.int64()),
         ("height_px", pa.int64()),
         ("width_px", pa.int64()),
+        ("orientation", pa.string()),
         ("scores", pa.map_(pa.string(), SCORE)),
         ("captions", pa.list_(CAPTION)),
         ("crop", _CROP),
@@ -110,99 +94,6 @@ QUARANTINE = pa.schema([("uri", pa.string()), ("reason", pa.string()), ("detail"
 FRAMES = pa.schema([("clip_id", pa.string()), ("time_s", pa.float64()), ("jpeg", pa.binary())])
 
 
-@dataclass(frozen=True)
-class DatasetPaths:
-    """Where everything of one data set lies. The root is made absolute: workers have folders of their own."""
-
-    root: Path
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "root", self.root.resolve())
-
-    @property
-    def config(self) -> Path:
-        return self.root / "config.json"
-
-    @property
-    def sources(self) -> Path:
-        return self.root / "sources.parquet"
-
-    @property
-    def quarantine(self) -> Path:
-        return self.root / "quarantine.parquet"
-
-    @property
-    def throughput(self) -> Path:
-        return self.root / "throughput.json"
-
-    @property
-    def undecodable(self) -> Path:
-        return self.root / "undecodable.parquet"
-
-    def cuts(self, source_id: str) -> Path:
-        return self.root / "cuts" / f"{source_id}.parquet"
-
-    def frames(self, source_id: str) -> Path:
-        return self.root / "cuts" / f"{source_id}.frames.parquet"
-
-    def parts(self, source_id: str) -> Path:
-        return self.root / "parts" / source_id
-
-    @property
-    def scores(self) -> Path:
-        return self.root / "scores"
-
-    @property
-    def captions(self) -> Path:
-        return self.root / "captions"
-
-    @property
-    def judgements(self) -> Path:
-        return self.root / "judgements"
-
-    @property
-    def scored_clips(self) -> Path:
-        return self.root / "scored_clips.parquet"
-
-    @property
-    def filtered_clips(self) -> Path:
-        return self.root / "filtered_clips.parquet"
-
-    @property
-    def deduplicated_clips(self) -> Path:
-        return self.root / "deduplicated_clips.parquet"
-
-    def encoded(self, made_from: str) -> Path:
-        """The MP4 file of one clip. Spread over folders, since there may be millions."""
-        return self.root / "encoded" / made_from[:2] / f"{made_from}.mp4"
-
-    @property
-    def captioned_clips(self) -> Path:
-        return self.root / "captioned_clips.parquet"
-
-    @property
-    def sharded_clips(self) -> Path:
-        return self.root / "sharded_clips.parquet"
-
-    @property
-    def decided_clips(self) -> tuple[Path, ...]:
-        """Tables of clips with decisions, in the order in which they are taken."""
-        later = (self.deduplicated_clips, self.captioned_clips, self.sharded_clips)
-        return self.filtered_clips, *later
-
-    @property
-    def shards(self) -> Path:
-        return self.root / "shards"
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report"
-
-    @property
-    def clip_pages(self) -> Path:
-        return self.report / "clips"
-
-
 def fingerprint(*parts: object) -> str:
     """A short hash of configurations and values: equal parts, equal fingerprint."""
     plain = [
@@ -230,9 +121,29 @@ def write_atomically(path: Path) -> Generator[IO[bytes]]:
         raise
 
 
+def remove_orphans(*folders: Path) -> None:
+    """Delete what processes that were killed left of files that they wrote. Nobody may be writing there."""
+    for folder in folders:
+        for path in folder.glob(".*"):
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     with write_atomically(path) as file:
         file.write(text.encode())
+
+
+def write_counts(path: Path, counts: Mapping[str, int]) -> None:
+    """Counts by name; none leave no file. What is there already is not written again."""
+    if not counts:
+        path.unlink(missing_ok=True)
+    elif counts != read_counts(path):
+        write_text(path, json.dumps(counts, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_counts(path: Path) -> dict[str, int]:
+    return json.loads(path.read_bytes()) if path.exists() else {}
 
 
 def read_config(paths: DatasetPaths, kind: type[ModelT]) -> ModelT:
@@ -252,10 +163,18 @@ def read_config(paths: DatasetPaths, kind: type[ModelT]) -> ModelT:
 
 
 def write_table(
-    path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema, made_from: str
+    path: Path,
+    rows: Iterable[dict[str, Any]],
+    schema: pa.Schema,
+    made_from: str,
+    num_damaged: int = 0,
 ) -> None:
-    """Write rows with the fingerprint of what they were made from."""
-    metadata = {"stiv.schema_version": str(SCHEMA_VERSION), "stiv.made_from": made_from}
+    """Write rows with the fingerprint of what they were made from, and how many frames could not be used for them."""
+    metadata = {
+        "stiv.schema_version": str(SCHEMA_VERSION),
+        "stiv.made_from": made_from,
+        "stiv.num_damaged": str(num_damaged),
+    }
     table = pa.Table.from_pylist(list(rows), schema=schema.with_metadata(metadata))
     with write_atomically(path) as file:
         pq.write_table(table, file)
@@ -276,6 +195,11 @@ def made_from(path: Path) -> str:
     """
     _require(path)
     return _metadata(path)[b"stiv.made_from"].decode()
+
+
+def num_damaged(path: Path) -> int:
+    """How many frames of a source could not be used for the table of its clips."""
+    return int(_metadata(path)[b"stiv.num_damaged"])
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
@@ -316,10 +240,12 @@ def read_clips(path: Path) -> list[ClipRecord]:
     return [ClipRecord.from_dict(row) for row in read_table(path)]
 
 
-def write_clips(path: Path, records: Iterable[ClipRecord], made_from: str) -> None:
+def write_clips(
+    path: Path, records: Iterable[ClipRecord], made_from: str, num_damaged: int = 0
+) -> None:
     """Clips in an order that does not depend on which worker was faster."""
     ordered = sorted(records, key=lambda record: (record.source_id, record.start_s))
-    write_table(path, (record.to_dict() for record in ordered), CLIPS, made_from)
+    write_table(path, (record.to_dict() for record in ordered), CLIPS, made_from, num_damaged)
 
 
 def read_sources(path: Path) -> list[SourceVideo]:
@@ -367,7 +293,7 @@ def _metadata(path: Path) -> dict[bytes, bytes]:
 
 def _check_schema_covers_record() -> None:
     # A field that is added to the record and forgotten here would be lost without a word.
-    assert [f.name for f in fields(ClipRecord)] == CLIPS.names
+    assert {f.name for f in fields(ClipRecord)} | {"orientation"} == set(CLIPS.names)
     assert [f.name for f in fields(SourceVideo)] == SOURCES.names
 
 

@@ -7,32 +7,23 @@ that running a row twice does no harm.
 import faulthandler
 import json
 import shutil
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from data_engine.append_only import CAPTIONS, JUDGEMENTS, SCORES
-from data_engine.caption_judging import CaptionJudge, judge_versions, judgements_row
-from data_engine.caption_writing import CaptionWriter, ClipFrames, captioner_versions, captions_row
 from data_engine.clips import CutSource as SourceClips
 from data_engine.config import DataEngineConfig
-from data_engine.container import decode_jpeg
 from data_engine.cutting import encode_clip
 from data_engine.decode import cut_source
 from data_engine.errors import DecodeError, IndivisibleError, RowError, UnreadableSourceError
-from data_engine.hallucination.checker import CaptionedFrames
-from data_engine.letterbox import without_bars
 from data_engine.parts import Part, PartFolder, decode_part, join_parts, num_parts
 from data_engine.probe import probe
-from data_engine.schema import ClipRecord, Crop, SourceVideo
-from data_engine.scoring import FrameScorers, FrameScores, scorer_versions
+from data_engine.schema import ClipRecord, SourceVideo
+from data_engine.scoring import FrameScorers
 from data_engine.shard_writer import (
     EncodedClip,
     ShardReceipt,
@@ -73,17 +64,22 @@ def ends_if_stuck(max_stall_s: float) -> Generator[Callable[[], None]]:
 
 
 class ProbeSource:
-    """`uri`, `file` (JSON of a `SourceFile`) -> `source` (JSON of a `SourceVideo`) or `reason` and `detail`."""
+    """`uri`, `file` (JSON of a `SourceFile`) -> `source` (JSON of a `SourceVideo`) or `reason` and `detail`.
+
+    As in other rows, `unanswered` says what to try again: JSON of a key -> why.
+    """
 
     def __init__(self, config: DataEngineConfig) -> None:
         self._config = config.probe
 
     def __call__(self, row: Row) -> Row:
-        done: Row = {"uri": row["uri"], "source": None, "reason": None, "detail": None}
+        uri = row["uri"]
+        done: Row = {"uri": uri, "source": None, "reason": None, "detail": None} | no_answer({})
         try:
             source = probe(SourceFile.from_json(row["file"]), self._config)
         except UnreadableSourceError as error:
-            return done | {"reason": error.reason, "detail": error.detail}
+            trouble = {uri: str(error)} if error.is_transient else {}
+            return done | {"reason": error.reason, "detail": error.detail} | no_answer(trouble)
         return done | {"source": source.to_json()}
 
 
@@ -98,10 +94,16 @@ class CutSource:
     """
 
     def __init__(
-        self, config: DataEngineConfig, root: str, made_from: dict[str, str], post: Post
+        self,
+        config: DataEngineConfig,
+        root: str,
+        made_from: dict[str, str],
+        post: Post,
+        num_threads: int = 0,
     ) -> None:
         cv2.setNumThreads(1)
         self._config = config
+        self._num_threads = num_threads
         self._paths = DatasetPaths(Path(root))
         self._made_from = made_from
         self._post = post
@@ -112,7 +114,7 @@ class CutSource:
         source = SourceVideo.from_json(row["source"])
         part_s = self._config.decode.part_s
         folder = PartFolder(self._paths, source, part_s, self._made_from[source.source_id])
-        done: Row = {"key": row["key"], "source_id": source.source_id}
+        done: Row = {"key": row["key"], "source_id": source.source_id} | no_answer({})
         with ends_if_stuck(self._config.decode.max_stall_s) as still_alive:
             try:
                 if row["part"] == REST:
@@ -120,8 +122,11 @@ class CutSource:
                 else:
                     self._decode_part(source, row["part"], folder, still_alive)
             except RowError as error:
-                reason = error.reason if isinstance(error, UnreadableSourceError) else "undecodable"
-                return done | {"reason": reason, "detail": str(error)}
+                if not isinstance(error, UnreadableSourceError):
+                    return done | {"reason": "undecodable", "detail": str(error)}
+                trouble = {source.source_id: str(error)} if error.is_transient else {}
+                done |= {"reason": error.reason, "detail": str(error)}
+                return done | no_answer(trouble)
         return done | {"reason": None, "detail": None}
 
     def _decode_part(
@@ -141,7 +146,7 @@ class CutSource:
             return
         try:
             if number in folder.missing():
-                part = Part(number, folder.count, decode.part_s)
+                part = Part(number, folder.count, decode.part_s, self._num_threads)
                 decode_part(source, part, shots, decode, folder, show)
             if folder.is_complete() and folder.claim():
                 self._write(source, self._joined(source, folder, still_alive))
@@ -167,7 +172,14 @@ class CutSource:
             except IndivisibleError:
                 folder.give_up()
         self._forget_parts(source, folder.count)
-        return cut_source(source, shots, decode, on_progress=show, similarity=self._similarity)
+        return cut_source(
+            source,
+            shots,
+            decode,
+            num_threads=self._num_threads,
+            on_progress=show,
+            similarity=self._similarity,
+        )
 
     def _joined(
         self, source: SourceVideo, folder: PartFolder, still_alive: Callable[[], None]
@@ -183,7 +195,7 @@ class CutSource:
         # The clips last: their table says that the frames are complete as well.
         frames = (asdict(frame) for frame in cut.frames)
         write_table(self._paths.frames(source_id), frames, FRAMES, made_from)
-        write_clips(self._paths.cuts(source_id), cut.clips, made_from)
+        write_clips(self._paths.cuts(source_id), cut.clips, made_from, cut.num_damaged)
         shutil.rmtree(self._paths.parts(source_id), ignore_errors=True)
         self._forget_parts(source, num_parts(source, self._config.decode.part_s))
         self._post(source_id, source.duration_s)
@@ -199,109 +211,26 @@ def part_key(source: SourceVideo, number: int) -> str:
     return f"{source.source_id}/{number}"
 
 
-class ScoreFrames:
-    """`key`, `source_id`, `clip_ids`, `scorers` -> one part of the score table."""
-
-    def __init__(self, config: DataEngineConfig, root: str, made_from: str) -> None:
-        self._paths = DatasetPaths(Path(root))
-        self._made_from = made_from
-        self._versions = scorer_versions(config.scores)
-        self._scorers = FrameScorers(config.scores)
-
-    def __call__(self, row: Row) -> Row:
-        images = _read_images(self._paths, row["source_id"], row["clip_ids"])
-        clips = [images[clip_id] for clip_id in row["clip_ids"]]
-        found = {scorer: self._scorers.score(scorer, clips) for scorer in row["scorers"]}
-        scores = [
-            self._said(clip_id, scorer, found[scorer][place])
-            for place, clip_id in enumerate(row["clip_ids"])
-            for scorer in row["scorers"]
-        ]
-        part = self._paths.scores / f"{row['key']}.parquet"
-        write_table(part, scores, SCORES, self._made_from)
-        return {"key": row["key"], "num_clips": len(row["clip_ids"])}
-
-    def _said(self, clip_id: str, scorer: str, found: FrameScores) -> Row:
-        return {
-            "clip_id": clip_id,
-            "scorer": scorer,
-            "version": self._versions[scorer],
-            "scores": {name: asdict(score) for name, score in found.scores.items()},
-            "texts": found.texts,
-            "embedding": found.embedding_D,
-        }
-
-
-class WriteCaptions:
-    """`key`, `source_id`, `records` (JSON), `texts`, `captioners` -> one part of the caption table."""
-
-    def __init__(self, config: DataEngineConfig, root: str, made_from: str) -> None:
-        cv2.setNumThreads(1)
-        self._paths = DatasetPaths(Path(root))
-        self._made_from = made_from
-        self._versions = captioner_versions(config)
-        self._writer = CaptionWriter(config)
-
-    def __call__(self, row: Row) -> Row:
-        records = [ClipRecord.from_json(text) for text in row["records"]]
-        images = _read_images(self._paths, row["source_id"], [r.clip_id for r in records])
-        clips = [
-            ClipFrames(record, images[record.clip_id], tuple(texts))
-            for record, texts in zip(records, row["texts"], strict=True)
-        ]
-        written = [
-            captions_row(clip.record.clip_id, captioner, self._versions[captioner], outcome)
-            for captioner in row["captioners"]
-            for clip, outcome in zip(clips, self._writer.write(captioner, clips), strict=True)
-        ]
-        part = self._paths.captions / f"{row['key']}.parquet"
-        write_table(part, written, CAPTIONS, self._made_from)
-        return {"key": row["key"], "num_clips": len(records)}
-
-
-class JudgeCaptions:
-    """`key`, `source_id`, `clip_ids`, `captions`, `judges` -> one part of the table of judgements."""
-
-    def __init__(self, config: DataEngineConfig, root: str, made_from: str) -> None:
-        cv2.setNumThreads(1)
-        self._paths = DatasetPaths(Path(root))
-        self._made_from = made_from
-        self._versions = judge_versions(config)
-        self._judge = CaptionJudge(config)
-
-    def __call__(self, row: Row) -> Row:
-        images = _read_images(self._paths, row["source_id"], row["clip_ids"])
-        captioned = list(zip(row["clip_ids"], row["captions"], strict=True))
-        clips = [CaptionedFrames(text, images[clip_id]) for clip_id, text in captioned]
-        said = [
-            judgements_row(clip_id, text, (judge, self._versions[judge]), judgement)
-            for judge in row["judges"]
-            for (clip_id, text), judgement in zip(
-                captioned, self._judge.judge(judge, clips), strict=True
-            )
-        ]
-        part = self._paths.judgements / f"{row['key']}.parquet"
-        write_table(part, said, JUDGEMENTS, self._made_from)
-        return {"key": row["key"], "num_clips": len(captioned)}
-
-
 class EncodeClips:
     """`key`, `location`, `records` (JSON), `files` -> one MP4 for each clip; `failed`: clip id -> why, as JSON."""
 
-    def __init__(self, config: DataEngineConfig) -> None:
+    def __init__(self, config: DataEngineConfig, num_threads: int = 0) -> None:
         cv2.setNumThreads(1)
+        self._num_threads = num_threads
         self._config = config.shards
         self._max_stall_s = config.decode.max_stall_s
 
     def __call__(self, row: Row) -> Row:
         failed: dict[str, str] = {}
+        trouble: dict[str, str] = {}
         for text, file in zip(row["records"], row["files"], strict=True):
             record = ClipRecord.from_json(text)
             try:
                 with ends_if_stuck(self._max_stall_s):
-                    mp4 = encode_clip(record, row["location"], self._config)
+                    mp4 = encode_clip(record, row["location"], self._config, self._num_threads)
             except (DecodeError, UnreadableSourceError) as error:
-                failed[record.clip_id] = str(error)
+                is_transient = isinstance(error, UnreadableSourceError) and error.is_transient
+                (trouble if is_transient else failed)[record.clip_id] = str(error)
                 continue
             with write_atomically(Path(file)) as opened:
                 opened.write(mp4)
@@ -309,6 +238,7 @@ class EncodeClips:
             "key": row["key"],
             "num_clips": len(row["records"]),
             "failed": json.dumps(failed),
+            **no_answer(trouble),
         }
 
 
@@ -332,23 +262,6 @@ class WriteShard:
         return {"name": row["name"], "num_clips": len(clips)}
 
 
-def _read_images(
-    paths: DatasetPaths, source_id: str, clip_ids: Sequence[str]
-) -> dict[str, list[NDArray[np.uint8]]]:
-    """The kept frames of some clips of a source, in order of time and without letterbox bars."""
-    columns = ["clip_id", "crop", "height_px", "width_px"]
-    chosen = [("clip_id", "in", list(clip_ids))]
-    cuts = pq.read_table(paths.cuts(source_id), columns=columns, filters=chosen)
-    crops = {
-        row["clip_id"]: (Crop(**row["crop"]), (row["height_px"], row["width_px"]))
-        for row in cuts.to_pylist()
-        if row["crop"] is not None
-    }
-    table = pq.read_table(paths.frames(source_id), filters=chosen)
-    images: dict[str, list[NDArray[np.uint8]]] = {clip_id: [] for clip_id in clip_ids}
-    for row in table.sort_by("time_s").to_pylist():
-        image = decode_jpeg(row["jpeg"])
-        if row["clip_id"] in crops:
-            image = without_bars(image, *crops[row["clip_id"]])
-        images[row["clip_id"]].append(image)
-    return images
+def no_answer(trouble: dict[str, str]) -> Row:
+    """What got no answer, and why, as a column: nothing of it is stored, so that another run tries it anew."""
+    return {"unanswered": json.dumps(trouble)}

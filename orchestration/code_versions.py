@@ -10,16 +10,17 @@ from pathlib import Path
 _ROOT = Path(__file__).parents[1]
 
 _STEPS = (
-    *("schema.py", "tables.py", "append_only.py", "errors.py", "ray_rows.py", "workers.py"),
+    *("schema.py", "tables.py", "append_only.py", "dataset_paths.py", "errors.py"),
+    *("ray_rows.py", "workers.py"),
     "steps/work.py",
 )
 """Of the data engine: what every step that runs on Ray is made of."""
-_FRAMES = ("network_frames.py", "hub_models.py", "container.py")
+_PICTURES = ("container.py", "hdr.py")
+_FRAMES = (*_PICTURES, "frame_workers.py", "network_frames.py", "hub_models.py")
 """How pictures come to the models, and the models to us."""
 _CUT = (
     *(
         "decode.py",
-        "hdr.py",
         "observing.py",
         "shots.py",
         "transitions.py",
@@ -47,14 +48,15 @@ def _of(package: str, *patterns: str) -> tuple[str, ...]:
 
 MODULES: dict[str, tuple[str, ...]] = {
     "probe": _of(
-        "data_engine", *_STEPS, "probe.py", "container.py", "sources/*.py", "steps/probing.py"
+        "data_engine", *_STEPS, *_PICTURES, "probe.py", "sources/*.py", "steps/probing.py"
     ),
     "score": _of(
         "data_engine", *_STEPS, *_FRAMES, *_CUT, "scoring.py", "scores/*.py", "steps/scoring.py"
     ),
     "decide": _of(
         "data_engine",
-        *("schema.py", "tables.py", "append_only.py", "filters.py", "duplicates.py"),
+        *("schema.py", "tables.py", "append_only.py", "dataset_paths.py", "filters.py"),
+        "duplicates.py",
         "steps/deciding.py",
     ),
     "caption": _of(
@@ -64,8 +66,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "shard": _of(
         "data_engine",
-        *(*_STEPS, "shard_writer.py", "cutting.py", "hdr.py", "stream_copy.py", "buckets.py"),
-        "steps/sharding.py",
+        *(*_STEPS, *_PICTURES, "decode.py", "shard_writer.py", "cutting.py", "stream_copy.py"),
+        *("buckets.py", "steps/sharding.py"),
     ),
     "report": _of(
         "data_engine",

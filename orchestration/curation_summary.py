@@ -7,7 +7,7 @@ from rich.console import Console
 from data_engine.config import FilterConfig
 from data_engine.lineage import Lineage
 from data_engine.report import RunReport, write_what_if
-from data_engine.tables import DatasetPaths
+from data_engine.tables import DatasetPaths, read_counts
 from data_engine.throughput import read_throughput
 from data_engine.what_if import what_if
 
@@ -25,6 +25,9 @@ def print_report(console: Console, report: RunReport, dataset: Path) -> None:
         f"{report.source_hours * 60:.1f} minutes, {report.num_shots} shots",
     ]
     lines += [f"  quarantined: {n} x {reason}" for reason, n in report.quarantined_by.items()]
+    paths = DatasetPaths(dataset)
+    lines += [f"  skipped: {n} x {suffix}" for suffix, n in read_counts(paths.skipped).items()]
+    lines += [f"  damaged: {n} frames of {uri}" for uri, n in read_counts(paths.damaged).items()]
     for name, left in report.funnel():
         lines.append(f"  {left:5d}  {name}")
     lines += [

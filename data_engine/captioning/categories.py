@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from data_engine.caption_config import CaptionConfig
-from data_engine.captioning.chat import ChatModel, ChatModelConfig, Failure, Question
+from data_engine.captioning.chat import Answer, ChatModel, ChatModelConfig, Failure, Question
 from data_engine.schema import Category
 
 OTHER = "other"
@@ -47,9 +47,12 @@ _PROMPT = (
 
 
 class Categorizer(Protocol):
-    """Puts each caption into one category, in order; None where none fits or nobody can tell."""
+    """Puts each caption into one category, in order; None where none fits or nobody can tell.
 
-    def categorize(self, captions: Sequence[str]) -> list[Category | None]: ...
+    A `Failure` is transient: it may tell later.
+    """
+
+    def categorize(self, captions: Sequence[str]) -> Sequence[Category | Failure | None]: ...
 
 
 class EmbeddedCategorizer:
@@ -95,12 +98,17 @@ class ChatCategorizer:
         self._names = tuple(names)
         self._model = model
 
-    def categorize(self, captions: Sequence[str]) -> list[Category | None]:
+    def categorize(self, captions: Sequence[str]) -> list[Category | Failure | None]:
         listed = ", ".join(self._names)
         answers = self._model.ask(
             [Question(prompt=_PROMPT.format(names=listed, caption=text)) for text in captions]
         )
-        return [None if isinstance(a, Failure) else self._category(a.text) for a in answers]
+        return [self._outcome(answer) for answer in answers]
+
+    def _outcome(self, answer: Answer | Failure) -> Category | Failure | None:
+        if isinstance(answer, Failure):
+            return answer if answer.is_transient else None
+        return self._category(answer.text)
 
     def _category(self, answer: str) -> Category | None:
         said = answer.strip(" \t\n.\"'*`").casefold()

@@ -37,6 +37,8 @@ class Failure:
     """Why there is no answer for one clip, in one line. Other clips are not concerned."""
 
     reason: str
+    is_transient: bool = False
+    """Whether the same question may be answered later: a server is down, or has too much to do."""
 
 
 class ChatModel(Protocol):
@@ -57,15 +59,16 @@ class ChatModel(Protocol):
 
 ChatModelConfig = EndpointConfig | TransformersConfig
 
-_HOW_TO_REACH = {
+HOW_TO_REACH = {
     *("url", "api_key_variable", "timeout_s", "max_retries", "max_backoff_s", "max_concurrency")
 }
-_HOW_TO_RUN = {"device", "batch_size"}
+HOW_TO_RUN = {"device", "batch_size"}
+"""Fields of a configuration that decide no answer."""
 
 
 def decides_answers(config: ChatModelConfig) -> dict[str, Any]:
     """What decides the answers of a model; not where it runs, how many are asked at a time or how long to wait."""
-    how = _HOW_TO_REACH if isinstance(config, EndpointConfig) else _HOW_TO_RUN
+    how = HOW_TO_REACH if isinstance(config, EndpointConfig) else HOW_TO_RUN
     return config.model_dump(mode="json", exclude=how)
 
 

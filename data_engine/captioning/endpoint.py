@@ -71,7 +71,8 @@ class EndpointChat:
             if not isinstance(outcome, _Trouble):
                 return outcome
             if attempt == self._config.max_retries:
-                return Failure(f"no answer in {attempt + 1} tries; the last: {outcome.problem}")
+                problem = f"no answer in {attempt + 1} tries; the last: {outcome.problem}"
+                return Failure(problem, is_transient=True)
             # Workers that were refused together should not come back together.
             backoff_s = _FIRST_BACKOFF_S * 2**attempt * self._jitter.uniform(0.75, 1.25)
             time.sleep(min(max(backoff_s, outcome.wait_s), self._config.max_backoff_s))

@@ -8,8 +8,38 @@ from data_engine.errors import UnreadableSourceError
 from data_engine.schema import QuarantinedSource
 
 VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".wmv"}
+    (
+        *(
+            ".mp4",
+            ".m4v",
+            ".mov",
+            ".qt",
+            ".3gp",
+            ".3g2",
+            ".mkv",
+            ".webm",
+            ".avi",
+            ".divx",
+            ".flv",
+            ".f4v",
+        ),
+        *(
+            ".mpg",
+            ".mpeg",
+            ".mpe",
+            ".m2v",
+            ".vob",
+            ".ts",
+            ".mts",
+            ".m2ts",
+            ".m2t",
+            ".wmv",
+            ".asf",
+            ".ogv",
+        ),
+    )
 )
+"""In any case. What they hold must be of a kind that `container.py` opens."""
 TAR_SUFFIX = ".tar"
 ATTRIBUTIONS_NAME = "attributions.json"
 """A file that may lie beside videos: {"file name": "whom to credit, and the licence"}."""
@@ -48,6 +78,8 @@ class SourceListing:
 
     files: list[SourceFile]
     unusable: list[QuarantinedSource]
+    skipped: dict[str, int] = field(default_factory=dict[str, int])
+    """How many files of a folder have a suffix that is not a video's, by suffix."""
 
 
 def storable_name(name: str) -> str:

@@ -1,14 +1,16 @@
 """Finding files by folder or glob, on disk or in a bucket. What is there and is no file is said, too."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from data_engine.dataset_paths import DATASET_FOLDERS, is_dataset
 from data_engine.errors import UnreadableSourceError
 from data_engine.schema import QuarantinedSource
-from data_engine.sources import quarantined, storable_name
+from data_engine.sources import ATTRIBUTIONS_NAME, quarantined, storable_name
 from data_engine.sources.storage import (
     StoredFile,
     filesystem,
@@ -28,6 +30,8 @@ class Found:
     is_folder: bool = False
     files: dict[str, StoredFile] = field(default_factory=dict[str, StoredFile])
     unusable: list[QuarantinedSource] = field(default_factory=list[QuarantinedSource])
+    skipped: Counter[str] = field(default_factory=Counter[str])
+    """Files of a folder with none of the suffixes, by their own; without those that belong to a data set."""
 
     def add(self, name: str, location: str) -> None:
         try:
@@ -57,13 +61,17 @@ def _find_local(source: str, suffixes: frozenset[str]) -> Found:
         for path in _walk(given, found):
             if path.suffix.lower() in suffixes:
                 found.add(path.relative_to(given).as_posix(), str(path))
+            elif path.name != ATTRIBUTIONS_NAME and not is_dataset(path.parent):
+                found.skipped[path.suffix.lower()] += 1
     elif given.exists():
         found.add(given.name, str(given))
     else:
         below = Path(_fixed_part(str(given)))
         for path in sorted(Path(given.anchor).glob(str(given.relative_to(given.anchor)))):
-            if not path.is_dir():
-                found.add(path.relative_to(below).as_posix(), str(path))
+            inside = path.relative_to(below)
+            is_own = any(_is_of_dataset(below / folder) for folder in inside.parents)
+            if not is_own and not path.is_dir():
+                found.add(inside.as_posix(), str(path))
     return found
 
 
@@ -81,9 +89,15 @@ def _walk(folder: Path, found: Found) -> Iterator[Path]:
             folders.clear()
             continue
         entered.add((status.st_dev, status.st_ino))
+        # What the engine made of videos is not taken for more of them.
+        folders[:] = [name for name in folders if not _is_of_dataset(Path(root) / name)]
         # Links last: a folder is entered under its own name where it has one here.
         folders.sort(key=lambda name: ((Path(root) / name).is_symlink(), name))
         yield from (Path(root) / name for name in sorted(names))
+
+
+def _is_of_dataset(folder: Path) -> bool:
+    return folder.name in DATASET_FOLDERS and is_dataset(folder.parent)
 
 
 def _find_remote(source: str, suffixes: frozenset[str]) -> Found:
@@ -103,7 +117,10 @@ def _find_remote(source: str, suffixes: frozenset[str]) -> Found:
         found, below = Found(), _fixed_part(path)
         listed = reach(lambda: files.glob(path, detail=True))
     for name in sorted(listed):
-        is_wanted = not found.is_folder or PurePosixPath(name).suffix.lower() in suffixes
+        suffix = PurePosixPath(name).suffix.lower()
+        is_wanted = not found.is_folder or suffix in suffixes
+        if not is_wanted and listed[name]["type"] == "file":
+            found.skipped[suffix] += 1
         if is_wanted and listed[name]["type"] == "file":
             found.files[name.removeprefix(below)] = stored_file(f"{scheme}://{name}", listed[name])
     return found

@@ -38,11 +38,15 @@ def list_sources(source: str) -> SourceListing:
     if not found.is_folder and len(names) == 1 and _suffix(names[0]) in MANIFEST_SUFFIXES:
         listing = list_manifest(names[0], found.files[names[0]].location)
         return _merged(listing.files, listing.unusable)
-    listing = _list_found(found)
+    skipped = {suffix or "no suffix": count for suffix, count in sorted(found.skipped.items())}
+    listing = replace(_list_found(found), skipped=skipped)
     if not listing.files and not listing.unusable:
         suffixes = ", ".join(sorted({*VIDEO_SUFFIXES, TAR_SUFFIX}))
+        others = ", ".join(f"{count} x {suffix}" for suffix, count in listing.skipped.items())
         expected = (
-            f"files ending in {suffixes}" if found.is_folder else "a file, a folder or a glob"
+            f"files ending in {suffixes}; found {others or 'nothing'}"
+            if found.is_folder
+            else "a file, a folder or a glob"
         )
         raise SourceError(f"--source {source} holds no videos; expected {expected}")
     return listing

@@ -5,6 +5,7 @@ s3://bucket/a.mp4                 a URL of a bucket, through fsspec
 tar:1536+48211:/videos/a.tar      48211 bytes from byte 1536 on of one of the above
 """
 
+import errno
 import hashlib
 import importlib
 import io
@@ -34,6 +35,7 @@ _CACHE: dict[str, Any] = {
     "cache_options": {"maxblocks": 8},
 }
 _HASH_BLOCK_BYTES = 2**20
+_OF_THE_NAME = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
 # What the packages of the buckets raise besides OSError. One that was never imported cannot be raised.
 _ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
@@ -84,6 +86,12 @@ def filesystem(url: str) -> tuple[Any, str]:
 def tar_member(tar: str, offset: int, size_bytes: int) -> str:
     """The location of a file inside a tar."""
     return f"tar:{offset}+{size_bytes}:{tar}"
+
+
+def is_remote(location: str) -> bool:
+    """Whether it lies in a bucket, itself or the tar that holds it."""
+    member = _TAR_MEMBER.fullmatch(location)
+    return is_url(location if member is None else member[3])
 
 
 def local_path(location: str) -> Path | None:
@@ -258,6 +266,8 @@ def _reason(error: Exception) -> tuple[str, str]:
         return "missing", "no such file"
     if isinstance(error, PermissionError):
         return "not_permitted", "permission to read it was denied"
+    if isinstance(error, ValueError) or getattr(error, "errno", None) in _OF_THE_NAME:
+        return "bad_name", getattr(error, "strerror", None) or str(error)
     if isinstance(error, OSError) and error.strerror:
         return "unreachable", error.strerror
     return "unreachable", f"{type(error).__name__}: {error}"

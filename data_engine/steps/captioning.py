@@ -21,7 +21,6 @@ from data_engine.caption_writing import (
 )
 from data_engine.config import DataEngineConfig
 from data_engine.describing import (
-    Description,
     captions_of,
     check_chat_models,
     descriptions,
@@ -30,17 +29,22 @@ from data_engine.describing import (
 )
 from data_engine.filters import ALL_THRESHOLDS, CAPTION_THRESHOLDS, judge_captioned, passes
 from data_engine.filters import resolve_percentiles as resolve
+from data_engine.frame_workers import JudgeCaptions, WriteCaptions
 from data_engine.ray_rows import OnProgress, map_rows
 from data_engine.schema import ClipRecord, ClipStatus
 from data_engine.scoring import check_scorers, scorer_versions
 from data_engine.steps.scoring import scores_goal
 from data_engine.steps.work import (
     CRASHED,
+    NO_ANSWER,
     Counter,
+    Patience,
     alone,
+    each,
     is_done,
     missing_batches,
     save_config,
+    unanswered,
     unfinished,
 )
 from data_engine.tables import (
@@ -48,10 +52,10 @@ from data_engine.tables import (
     fingerprint,
     made_from,
     read_clips,
+    remove_orphans,
     write_clips,
 )
 from data_engine.throughput import stage_clock
-from data_engine.workers import JudgeCaptions, WriteCaptions
 
 
 @alone
@@ -70,23 +74,30 @@ def caption_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: On
     )
     if is_done(paths.captioned_clips, goal):
         return
+    remove_orphans(paths.captions, paths.judgements)
     check_chat_models(config.captions, config.hallucination)
     records = [r for r in read_clips(paths.deduplicated_clips) if r.status is ClipStatus.KEPT]
     with_words = [r for r in records if config.captions.captioners or r.captions]
     written, said = read_captions(config, paths), read_judgements(config, paths)
     num_known = sum(1 for _ in descriptions(config, with_words, written, said))
     with stage_clock(paths, "caption", len(with_words) - num_known, "clips"):
-        written = write_missing_captions(config, paths, with_words, written, on_progress)
-        said = judge_missing_captions(
+        written, unwritten = write_missing_captions(config, paths, with_words, written, on_progress)
+        said, unsaid = judge_missing_captions(
             config, paths, _texts_to_judge(config, with_words, written), said, on_progress
         )
     compact(paths.captions, captions_goal(config), CAPTIONS_KEY)
     compact(paths.judgements, judgements_goal(config), JUDGEMENTS_KEY)
     described = {d.clip_id: d for d in descriptions(config, with_words, written, said)}
-    told = {r.clip_id: _with_caption(r, described.get(r.clip_id)) for r in with_words}
+    trouble = {clip_id: NO_ANSWER + why for clip_id, why in (unsaid | unwritten).items()}
+    told = {
+        r.clip_id: described[r.clip_id].applied_to(r)
+        if r.clip_id in described
+        else replace(r, error=trouble.get(r.clip_id, CRASHED))
+        for r in with_words
+    }
     decided = decide_with_captions([told.get(r.clip_id, r) for r in records], config)
-    has_crashed = len(described) < len(with_words)
-    write_clips(paths.captioned_clips, decided, unfinished(goal, has_crashed))
+    is_unfinished = len(described) < len(with_words)
+    write_clips(paths.captioned_clips, decided, unfinished(goal, is_unfinished))
 
 
 def write_missing_captions(
@@ -95,12 +106,12 @@ def write_missing_captions(
     records: Sequence[ClipRecord],
     written: CaptionsByClip,
     on_progress: OnProgress,
-) -> CaptionsByClip:
-    """Have each captioner describe the clips that it has not described; what is known afterwards."""
+) -> tuple[CaptionsByClip, dict[str, str]]:
+    """Have each captioner describe the clips that it has not described; what is known afterwards, and who got no answer."""
     goal, versions = captions_goal(config), captioner_versions(config)
     missing = missing_batches(records, versions, lambda r: written.get(r.clip_id, {}))
     if not missing:
-        return written
+        return written, {}
     texts = _texts_read(config, paths)
 
     def row(captioners: Sequence[str], clips: Sequence[ClipRecord]) -> dict[str, Any]:
@@ -118,15 +129,16 @@ def write_missing_captions(
         return [row(whole["captioners"], [clip]) for clip in clips]
 
     num_done = len(records) - sum(len(batch) for _, batch in missing)
-    map_rows(
+    counted = Counter("caption", len(records), "clips", on_progress, done=num_done)
+    finished = map_rows(
         [row(names, batch) for names, batch in missing],
         partial(WriteCaptions, config=config, root=str(paths.root), made_from=goal),
         key="key",
         split=split,
-        on_row=Counter("caption", len(records), "clips", on_progress, done=num_done),
+        on_row=each(counted, Patience(config.workers)),
         num_gpus=config.workers.num_gpus,
     )
-    return read_captions(config, paths)
+    return read_captions(config, paths), unanswered(finished.rows)
 
 
 def judge_missing_captions(
@@ -135,8 +147,8 @@ def judge_missing_captions(
     captioned: Sequence[tuple[ClipRecord, Sequence[str]]],
     said: SaidByClip,
     on_progress: OnProgress,
-) -> SaidByClip:
-    """Have each judge hear the captions of clips that it has not heard; what is known afterwards."""
+) -> tuple[SaidByClip, dict[str, str]]:
+    """Have each judge hear the captions of clips that it has not heard; what is known afterwards, and who got no answer."""
     goal, versions = judgements_goal(config), judge_versions(config)
 
     def row(
@@ -170,18 +182,19 @@ def judge_missing_captions(
             for names, batch in missing
         ]
     if not rows:
-        return said
+        return said, {}
     total = sum(len(texts) for _, texts in captioned)
     num_done = total - sum(len(row["captions"]) for row in rows)
-    map_rows(
+    counted = Counter("judge", total, "captions", on_progress, done=num_done)
+    finished = map_rows(
         rows,
         partial(JudgeCaptions, config=config, root=str(paths.root), made_from=goal),
         key="key",
         split=split,
-        on_row=Counter("judge", total, "captions", on_progress, done=num_done),
+        on_row=each(counted, Patience(config.workers)),
         num_gpus=config.workers.num_gpus,
     )
-    return read_judgements(config, paths)
+    return read_judgements(config, paths), unanswered(finished.rows)
 
 
 def _texts_to_judge(
@@ -202,12 +215,6 @@ def _texts_read(config: DataEngineConfig, paths: DatasetPaths) -> dict[str, list
         for row in rows
         if row["scorer"] == "text" and row["version"] == version
     }
-
-
-def _with_caption(record: ClipRecord, described: Description | None) -> ClipRecord:
-    if described is None:
-        return replace(record, error=CRASHED)
-    return described.applied_to(record)
 
 
 def decide_with_captions(

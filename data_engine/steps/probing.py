@@ -8,13 +8,23 @@ from data_engine.probe import merge_copies
 from data_engine.ray_rows import OnProgress, map_rows
 from data_engine.schema import QuarantinedSource, SourceVideo
 from data_engine.sources.listing import list_sources
-from data_engine.steps.work import Counter, alone, is_done, save_config, unfinished
+from data_engine.steps.work import (
+    Counter,
+    Patience,
+    alone,
+    each,
+    is_done,
+    save_config,
+    unanswered,
+    unfinished,
+)
 from data_engine.tables import (
     QUARANTINE,
     SOURCES,
     DatasetPaths,
     fingerprint,
     rows_of,
+    write_counts,
     write_table,
 )
 from data_engine.throughput import stage_clock
@@ -28,6 +38,7 @@ def probe_sources(
     """Write the table of readable sources, and the quarantine of the others with their reasons."""
     save_config(config, paths)
     listing = list_sources(source)
+    write_counts(paths.skipped, listing.skipped)
     goal = fingerprint(
         "sources",
         config.probe,
@@ -39,7 +50,8 @@ def probe_sources(
     rows = [{"uri": file.uri, "file": file.to_json()} for file in listing.files]
     counted = Counter("probe", len(rows), "sources", on_progress)
     with stage_clock(paths, "probe", len(rows), "sources"):
-        finished = map_rows(rows, partial(ProbeSource, config), key="uri", on_row=counted)
+        listeners = each(counted, Patience(config.workers))
+        finished = map_rows(rows, partial(ProbeSource, config), key="uri", on_row=listeners)
     quarantine = [
         *listing.unusable,
         *(
@@ -58,6 +70,7 @@ def probe_sources(
     ]
     quarantine.sort(key=lambda row: (row.uri, row.reason))
     probed = (SourceVideo.from_json(row["source"]) for row in finished.rows if row["source"])
+    is_unfinished = bool(finished.crashed or unanswered(finished.rows))
     write_table(paths.quarantine, rows_of(quarantine), QUARANTINE, goal)
     sources = rows_of(merge_copies(probed))
-    write_table(paths.sources, sources, SOURCES, unfinished(goal, bool(finished.crashed)))
+    write_table(paths.sources, sources, SOURCES, unfinished(goal, is_unfinished))

@@ -11,17 +11,20 @@ from data_engine.append_only import SCORES_KEY, compact, read_parts
 from data_engine.config import DataEngineConfig
 from data_engine.decode import CUT_VERSION
 from data_engine.filters import BEFORE_FRAMES, judge, resolve_percentiles
+from data_engine.frame_workers import ScoreFrames
 from data_engine.parts import PartFolder
-from data_engine.ray_rows import OnProgress, map_rows, progress_board
+from data_engine.ray_rows import Finished, OnProgress, map_rows, progress_board, threads_for
 from data_engine.schema import ClipRecord, ClipStatus, QuarantinedSource, Score, SourceVideo
 from data_engine.scoring import check_scorers, embedding_version, scorer_versions
 from data_engine.steps.work import (
     CRASHED,
     Counter,
+    Patience,
     alone,
     is_done,
     missing_batches,
     save_config,
+    unanswered,
     unfinished,
 )
 from data_engine.tables import (
@@ -30,14 +33,17 @@ from data_engine.tables import (
     fingerprint,
     is_made_from,
     made_from,
+    num_damaged,
     read_clips,
     read_sources,
+    remove_orphans,
     rows_of,
     write_clips,
+    write_counts,
     write_table,
 )
 from data_engine.throughput import stage_clock
-from data_engine.workers import REST, CutSource, ScoreFrames, part_key
+from data_engine.workers import REST, CutSource, part_key
 
 # PQ and HLG.
 _HDR_TRANSFERS = frozenset({"smpte2084", "arib-std-b67"})
@@ -55,7 +61,8 @@ def score_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: OnPr
     )
     if is_done(paths.scored_clips, goal):
         return
-    records, cut_crashed = _cut(config, paths, on_progress)
+    remove_orphans(paths.root / "cuts", paths.scores)
+    records, is_cut_unfinished = _cut(config, paths, on_progress)
     filters = resolve_percentiles(config.filters, records, BEFORE_FRAMES)
     survivors = [r for r in records if judge(r, filters, BEFORE_FRAMES).status is ClipStatus.KEPT]
     scores, crashed = _score_frames(config, paths, survivors, on_progress)
@@ -65,14 +72,16 @@ def score_clips(config: DataEngineConfig, paths: DatasetPaths, on_progress: OnPr
         else record.with_scores(scores.get(record.clip_id, {}))
         for record in records
     )
-    has_crashed = bool(crashed) or cut_crashed
-    write_clips(paths.scored_clips, scored, unfinished(goal, has_crashed))
+    write_clips(paths.scored_clips, scored, unfinished(goal, bool(crashed) or is_cut_unfinished))
 
 
 def _cut(
     config: DataEngineConfig, paths: DatasetPaths, on_progress: OnProgress
 ) -> tuple[list[ClipRecord], bool]:
-    """Every clip of every source, and whether a decoder crashed. What stops decoding is quarantined."""
+    """Every clip of every source, and whether another run may find more: where a decoder crashed, or storage gave no answer.
+
+    What stops decoding is quarantined.
+    """
     sources = read_sources(paths.sources)
     goals = {
         source.source_id: fingerprint("cut", source.source_id, *_cut_from(config))
@@ -87,6 +96,8 @@ def _cut(
     todo.sort(key=lambda source: -source.duration_s)
     part_s = config.decode.part_s
     folders = {s.source_id: PartFolder(paths, s, part_s, goals[s.source_id]) for s in todo}
+    for folder in folders.values():
+        folder.remove_orphans()
     rows = [row for source in todo for row in _cut_rows(source, folders[source.source_id])]
     total_s = sum(source.duration_s for source in todo)
     with (
@@ -94,7 +105,12 @@ def _cut(
         progress_board("cut", total_s, "s", on_progress) as post,
     ):
         settings = {"config": config, "root": str(paths.root), "made_from": goals, "post": post}
-        run = partial(map_rows, make_worker=partial(CutSource, **settings), key="key")
+        patience = Patience(config.workers)
+
+        def run(todo: list[dict[str, Any]]) -> Finished:
+            worker = partial(CutSource, **settings, num_threads=threads_for(todo))
+            return map_rows(todo, worker, key="key", on_row=patience)
+
         first = run(rows)
         # Parts that do not fit together, or of which one killed its process.
         in_parts = {row["source_id"] for row in rows if row["part"] != REST}
@@ -107,14 +123,18 @@ def _cut(
         failures[row["source_id"]] = {"reason": "crashed", "detail": detail}
     _quarantine(paths, sources, failures)
     facts = {source.source_id: source for source in sources}
+    damaged: dict[str, int] = {}
     records: list[ClipRecord] = []
     for source_id in facts:
         if source_id in failures:
             continue
         records += [as_listed_now(r, facts[source_id]) for r in read_clips(paths.cuts(source_id))]
+        if count := num_damaged(paths.cuts(source_id)):
+            damaged[facts[source_id].uri] = count
         # There are some if the process was killed between the table and their end.
         shutil.rmtree(paths.parts(source_id), ignore_errors=True)
-    return records, bool(crashed)
+    write_counts(paths.damaged, damaged)
+    return records, bool(crashed or unanswered(done))
 
 
 def _cut_from(config: DataEngineConfig) -> tuple[object, ...]:

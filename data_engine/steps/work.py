@@ -1,18 +1,22 @@
 """What the steps share: progress, batches of clips, and the beginning of a step."""
 
 import fcntl
+import json
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
-from data_engine.config import DataEngineConfig
-from data_engine.errors import BusyError
+from data_engine.config import DataEngineConfig, WorkerConfig
+from data_engine.errors import BusyError, JobError
 from data_engine.ray_rows import OnProgress, Progress
 from data_engine.schema import ClipRecord
-from data_engine.tables import DatasetPaths, fingerprint, is_made_from, write_text
+from data_engine.tables import DatasetPaths, fingerprint, is_made_from, remove_orphans, write_text
 
+UNANSWERED = "unanswered"
+"""The column of a worker's row that says what got no answer: JSON of a key -> why."""
+NO_ANSWER = "no answer yet, run again: "
 CRASHED = "its worker process died twice, or was stuck, while it worked on this clip"
 
 _CLIPS_PER_ROW = 8
@@ -32,13 +36,14 @@ def alone(step: Callable[Parameters, None]) -> Callable[Parameters, None]:
     def locked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
         paths = next(argument for argument in args if isinstance(argument, DatasetPaths))
         paths.root.mkdir(parents=True, exist_ok=True)
-        with (paths.root / ".lock").open("ab") as lock:
+        with paths.lock.open("ab") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise BusyError(
                     f"another process is working on {paths.root}; wait until it is done, then run this again"
                 ) from error
+            remove_orphans(paths.root)
             step(*args, **kwargs)
 
     return locked
@@ -52,9 +57,34 @@ def is_done(table: Path, goal: str) -> bool:
     return False
 
 
-def unfinished(goal: str, has_crashed: bool) -> str:
-    """What a table is marked with: after a crash, something that no later run takes for its goal."""
-    return fingerprint(goal, "crashed") if has_crashed else goal
+def unfinished(goal: str, is_unfinished: bool) -> str:
+    """What a table is marked with: after a crash or without an answer, something that no later run takes for its goal."""
+    return fingerprint(goal, "crashed") if is_unfinished else goal
+
+
+def unanswered(rows: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """What got no answer in all of these rows, and why."""
+    return {key: why for row in rows for key, why in json.loads(row[UNANSWERED]).items()}
+
+
+class Patience:
+    """Ends a job whose bucket or server no longer answers, rather than have all that is left fail.
+
+    Raises:
+        JobError: so many rows in a row had something that got no answer.
+    """
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self._most, self._in_a_row = config.max_unanswered, 0
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        trouble = unanswered([row])
+        self._in_a_row = self._in_a_row + 1 if trouble else 0
+        if self._in_a_row >= self._most:
+            raise JobError(
+                f"{self._in_a_row} pieces of work in a row got no answer, the last: {next(iter(trouble.values()))}; look "
+                "at the storage or the server, then run this again: what is done is kept"
+            )
 
 
 def save_config(config: DataEngineConfig, paths: DatasetPaths) -> None:
@@ -109,3 +139,13 @@ class Counter:
     def __call__(self, row: dict[str, Any]) -> None:
         self._done += row.get("num_clips", 1)
         self._on_progress(Progress(self._step, self._done, self._total, self._unit))
+
+
+def each(*listeners: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    """One listener that tells several."""
+
+    def tell(row: dict[str, Any]) -> None:
+        for listener in listeners:
+            listener(row)
+
+    return tell

@@ -9,6 +9,8 @@ import time
 from collections.abc import Generator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_engine.caption_config import CaptionConfig, EndpointConfig, HallucinationConfig
@@ -18,8 +20,10 @@ from data_engine.config import (
     FilterConfig,
     ScoreConfig,
     ShotConfig,
+    WorkerConfig,
 )
 from data_engine.describing import read_descriptions
+from data_engine.errors import JobError
 from data_engine.hallucination import dsg_counts
 from data_engine.pipeline import (
     caption_clips,
@@ -189,6 +193,48 @@ def test_a_model_that_moved_is_the_same(paths: DatasetPaths, server: ChatServer)
         captioned(moved, paths)
         assert asked_by(elsewhere) == []
     assert paths.captioned_clips.stat().st_mtime_ns == written_ns
+
+
+def test_a_server_that_is_down_for_a_while_costs_no_caption(
+    paths: DatasetPaths, server: ChatServer
+) -> None:
+    plain = config_for(server)
+    judge = plain.captions.endpoint.model_copy(update={"temperature": 0.0})
+    asking = HallucinationConfig(backend="endpoint", num_frames=1, endpoint=judge)
+    config = plain.model_copy(update={"hallucination": asking})
+    server.reply = lambda _: Reply(status=503)
+    hasty = config.model_copy(update={"workers": WorkerConfig(max_unanswered=1)})
+    with pytest.raises(JobError, match=r"1 pieces of work in a row got no answer, .*status 503"):
+        captioned(hasty, paths)
+    clips = captioned(config, paths)
+    assert all(str(clip.error).startswith("no answer yet, run again: ") for clip in clips)
+
+    server.reply = lambda asked: (
+        reply(asked) if asked.prompt == config.captions.prompt else Reply(status=503)
+    )
+    clips = captioned(config, paths)
+    assert all(str(clip.error).startswith("no answer yet, run again: ") for clip in clips)
+    asked_by(server)
+
+    server.reply = reply
+    clips = captioned(config, paths)
+    assert {clip.error for clip in clips} == {None}
+    assert all(dsg_counts(clip) is not None for clip in clips)
+    assert config.captions.prompt not in asked_by(server)
+    captioned(config, paths)
+    assert asked_by(server) == []
+
+
+def test_a_clip_of_which_no_frame_was_kept_has_no_caption_and_stops_nothing(
+    paths: DatasetPaths, server: ChatServer
+) -> None:
+    bare = read_clips(paths.deduplicated_clips)[0]
+    frames = pq.read_table(paths.frames(bare.source_id))
+    left = [row for row in frames.to_pylist() if row["clip_id"] != bare.clip_id]
+    pq.write_table(pa.Table.from_pylist(left, frames.schema), paths.frames(bare.source_id))
+    clips = {clip.clip_id: clip for clip in captioned(config_for(server), paths)}
+    assert "no picture of it was kept" in str(clips.pop(bare.clip_id).error)
+    assert {clip.error for clip in clips.values()} == {None}
 
 
 _CAPTION_CLIPS = """

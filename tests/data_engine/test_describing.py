@@ -20,7 +20,7 @@ from data_engine.caption_judging import (
     judgements_row,
 )
 from data_engine.caption_writing import (
-    FAILED,
+    UNANSWERED,
     CaptionFinding,
     CaptionWriter,
     ClipFrames,
@@ -139,11 +139,13 @@ def test_the_trouble_of_one_clip_stays_with_it() -> None:
     assert failed.captions == ()
     assert failed.scores == {}
     assert failed.error is not None
-    assert failed.error.startswith("no caption: endpoint failed (no answer in 1 tries; the last: ")
+    assert failed.error.startswith(
+        "no caption: endpoint unanswered (no answer in 1 tries; the last: "
+    )
     assert failed.applied_to(clip_record(start_s=4.0, end_s=8.0)).status is ClipStatus.FAILED
     assert rescued.captions == (original,)
     assert rescued.error is None
-    assert [finding.reason for finding in rescued.findings] == [FAILED]
+    assert [finding.reason for finding in rescued.findings] == [UNANSWERED]
     assert "conse_similarity" in rescued.scores
 
 

@@ -1,4 +1,4 @@
-"""A curation whose processes are killed with SIGKILL ends as one that nobody disturbed."""
+"""A curation ends the same if its processes are killed with SIGKILL, and on however many nodes it runs."""
 
 import os
 import signal
@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 _CURATE = """
 import sys
 from pathlib import Path
+from data_engine.caption_config import CategoryConfig
 from data_engine.config import (
     CaptionConfig, DataEngineConfig, DecodeConfig, DuplicateConfig, FilterConfig, ScoreConfig, ShardConfig
 )
@@ -26,8 +27,8 @@ with ray_session():
     from data_engine.pipeline import curate
     config = DataEngineConfig(
         decode=DecodeConfig(part_s=float(sys.argv[3]) if len(sys.argv) > 3 else None),
-        scores=ScoreConfig(frame_scorers=()),
-        captions=CaptionConfig(captioners=()),
+        scores=ScoreConfig(frame_scorers=("quality",)),
+        captions=CaptionConfig(categories=CategoryConfig(names=())),
         filters=FilterConfig(max_brisque=None, max_text_area=None),
         duplicates=DuplicateConfig(max_similarity=None),
         shards=ShardConfig(short_side_px=90, max_clips=3, copy_streams=False),
@@ -35,9 +36,20 @@ with ray_session():
     curate(config, sys.argv[1], Path(sys.argv[2]), lambda progress: None)
 """
 
+_ON_TWO_NODES = """
+import ray
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+ray.init(address=cluster.address, log_to_driver=False)
+assert [node["Resources"]["CPU"] for node in ray.nodes()] == [1.0, 1.0]
+"""
 
-def start(sources: Path, dataset: Path, *part_s: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", _CURATE, str(sources), str(dataset), *part_s])
+
+def start(sources: Path, dataset: Path, *part_s: str, before: str = "") -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", before + _CURATE, str(sources), str(dataset), *part_s]
+    return subprocess.Popen(command)
 
 
 def kill_when(whom: Callable[[], list[int]], process: subprocess.Popen[bytes]) -> None:
@@ -46,16 +58,22 @@ def kill_when(whom: Callable[[], list[int]], process: subprocess.Popen[bytes]) -
     while not (pids := whom()):
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline_s, "it never came so far"
-        time.sleep(0.01)
+        time.sleep(0.002)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
 
 
+def kill_once_made(process: subprocess.Popen[bytes], dataset: Path, made: str) -> None:
+    """Kill a run as soon as its data set holds such a file."""
+    kill_when(lambda: [process.pid] if any(dataset.glob(made)) else [], process)
+    process.wait()
+
+
 def kept(dataset: Path) -> tuple[list[str], dict[str, bytes]]:
-    """What a data set holds: the records of its clips, and the bytes of its tars."""
+    """What a data set holds: the records of its clips, and the bytes of its shards and their manifest."""
     paths = DatasetPaths(dataset)
-    tars = {tar.name: tar.read_bytes() for tar in paths.shards.glob("*.tar")}
-    return sorted(clip.to_json() for clip in load_clips(paths)), tars
+    shards = {file.name: file.read_bytes() for file in paths.shards.iterdir()}
+    return sorted(clip.to_json() for clip in load_clips(paths)), shards
 
 
 def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
@@ -101,21 +119,31 @@ def whole(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dataset
 
 
-def test_killed_while_it_encodes_it_goes_on_and_ends_the_same(
+def test_killed_in_every_step_it_goes_on_and_ends_the_same(
     sources: Path, whole: Path, tmp_path: Path
 ) -> None:
     paths = DatasetPaths(tmp_path)
-    cut = (tmp_path / "cuts").glob
-    encoded = (tmp_path / "encoded").rglob
-    process = start(sources, tmp_path)
-    kill_when(lambda: [process.pid] if any(encoded("*.mp4")) else [], process)
-    process.wait()
-    assert not paths.sharded_clips.exists()
-    before = {path: path.stat().st_mtime_ns for path in cut("*.parquet")}
+    steps = [
+        (paths.scored_clips, "scores/*.parquet"),
+        (paths.captioned_clips, "captions/*.parquet"),
+        (paths.sharded_clips, "encoded/*/*.mp4"),
+        (paths.sharded_clips, "shards/*.tar"),
+    ]
+    before: dict[Path, int] = {}
+    for table, made in steps:
+        process = start(sources, tmp_path)
+        kill_once_made(process, tmp_path, made)
+        assert not table.exists(), "it was killed too late"
+        # As if the disk had been slower.
+        for folder in tmp_path.glob(made.rpartition("/")[0]):
+            (folder / f".{table.name}.abcd_123").touch()
+        times_ns = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cuts/*.parquet")}
+        assert before in ({}, times_ns)
+        before = times_ns
     assert start(sources, tmp_path).wait() == 0
 
     assert kept(tmp_path) == kept(whole)
-    assert {path: path.stat().st_mtime_ns for path in cut("*.parquet")} == before
+    assert [path for path in tmp_path.rglob(".*") if path != paths.lock] == []
 
 
 def test_a_worker_that_is_killed_costs_nothing(sources: Path, whole: Path, tmp_path: Path) -> None:
@@ -146,3 +174,10 @@ def test_killed_between_the_parts_of_a_film_it_goes_on_and_ends_the_same(
     assert start(film, divided, "5").wait() == 0
     assert kept(divided) == kept(tmp_path / "whole")
     assert not parts()
+
+
+def test_two_nodes_make_the_bytes_that_one_process_makes(
+    sources: Path, whole: Path, tmp_path: Path
+) -> None:
+    assert start(sources, tmp_path, before=_ON_TWO_NODES).wait() == 0
+    assert kept(tmp_path) == kept(whole)

@@ -33,7 +33,7 @@ def test_a_record_survives_json() -> None:
 
 def test_a_record_of_another_version_is_refused_with_advice() -> None:
     data = json.loads(clip_record().to_json()) | {"schema_version": SCHEMA_VERSION + 1}
-    with pytest.raises(SchemaError, match=r"schema_version 3.*reads 2.*run the step"):
+    with pytest.raises(SchemaError, match=r"schema_version 4.*reads 3.*run the step"):
         ClipRecord.from_dict(data)
 
 
@@ -78,7 +78,10 @@ def test_the_orientation_is_that_of_the_picture_inside_bars(
 ) -> None:
     assert clip_record(height_px=height_px, width_px=width_px).orientation is orientation
     crop = Crop(left_px=20, top_px=0, height_px=height_px, width_px=width_px)
-    assert clip_record(height_px=1080, width_px=1920, crop=crop).orientation is orientation
+    barred = clip_record(height_px=1080, width_px=1920, crop=crop)
+    assert barred.orientation is orientation
+    assert json.loads(barred.to_json())["orientation"] == orientation
+    assert ClipRecord.from_json(barred.to_json()) == barred
 
 
 def test_clip_ids_are_stable_distinct_and_fit_for_webdataset() -> None:
@@ -96,12 +99,14 @@ def test_a_manifest_survives_json() -> None:
     )
     manifest = ShardManifest(shards=(entry,), config={"shards": {"crf": 18}})
     assert ShardManifest.from_json(manifest.to_json()) == manifest
+    written = json.loads(manifest.to_json())
+    assert (written["num_clips"], written["shards"][0]["num_clips"]) == (1, 1)
 
 
 def test_the_public_fields_change_only_together_with_the_version() -> None:
     names = ",".join(f.name for f in fields(ClipRecord))
     assert (SCHEMA_VERSION, names) == (
-        2,
+        3,
         "clip_id,source_id,source_uri,start_s,end_s,fps,num_frames,shot_index,height_px,width_px,"
         "scores,captions,crop,category,subsets,duplicate_of,rejected_by,error,attribution,metadata,schema_version",
     )

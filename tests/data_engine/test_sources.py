@@ -54,6 +54,31 @@ def test_a_glob_and_a_file(tmp_path: Path) -> None:
     assert uris(list_sources(str(tmp_path / "c.bin"))) == ["c.bin"]
 
 
+def test_the_endings_of_cameras_and_discs_are_videos_and_the_rest_is_counted(
+    tmp_path: Path,
+) -> None:
+    videos = ("00001.MTS", "a.3GP", "b.m2ts", "c.VOB", "d.ogv")
+    put(tmp_path, *videos, "notes.txt", "more.TXT", "sub/LICENCE", "attributions.json")
+    (tmp_path / "attributions.json").write_text("{}")
+    listing = list_sources(str(tmp_path))
+    assert uris(listing) == list(videos)
+    assert listing.skipped == {".txt": 2, "no suffix": 1}
+    put(tmp_path / "none", "a.pdf")
+    with pytest.raises(SourceError, match=r"found 1 x .pdf"):
+        list_sources(str(tmp_path / "none"))
+
+
+def test_what_was_made_of_videos_is_not_taken_for_more_of_them(tmp_path: Path) -> None:
+    put(tmp_path, "a.mp4", "mine/b.mp4", "encoded/c.mp4")
+    for dataset in (tmp_path / "mine", tmp_path):
+        put(dataset, "config.json", ".lock", "encoded/00/clip.mp4", "shards/shard.tar")
+    assert uris(list_sources(str(tmp_path))) == ["a.mp4", "mine/b.mp4"]
+    assert uris(list_sources(str(tmp_path / "**" / "*.mp4"))) == ["a.mp4", "mine/b.mp4"]
+    (tmp_path / ".lock").unlink()
+    assert "encoded/c.mp4" in uris(list_sources(str(tmp_path)))
+    assert list_sources(str(tmp_path)).skipped == {".json": 1}
+
+
 def test_links_are_followed_and_never_in_circles(tmp_path: Path) -> None:
     put(tmp_path, "videos/a.mp4", "elsewhere/b.mp4")
     (tmp_path / "videos" / "loop").symlink_to(tmp_path / "videos")

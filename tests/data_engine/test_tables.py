@@ -73,7 +73,7 @@ def test_a_table_of_another_version_is_refused(tmp_path: Path) -> None:
     write_clips(path, [clip_record()], "goal")
     table = pq.read_table(path).replace_schema_metadata({"stiv.schema_version": "99"})
     pq.write_table(table, path)
-    with pytest.raises(TableError, match=r"schema version 99, this code reads 2"):
+    with pytest.raises(TableError, match=r"schema version 99, this code reads 3"):
         read_clips(path)
 
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import cv2
 import numpy as np
 
-from data_engine.schema import ClipRecord
 from tests.data_engine.real_shots import (
     FOOTAGE_S,
     TimedShot,
@@ -113,7 +112,16 @@ class Verdict:
         )
 
 
-def judge_clips(film: Film, clips: Sequence[ClipRecord]) -> Verdict:
+class Spanned(Protocol):
+    """A clip, or anything else that lasts."""
+
+    @property
+    def start_s(self) -> float: ...
+    @property
+    def end_s(self) -> float: ...
+
+
+def judge_clips(film: Film, clips: Sequence[Spanned]) -> Verdict:
     """Compare clips that cover whole shots with the truth: what lies between two clips is a transition.
 
     Two clips that touch are a cut. A gap is a gradual transition.

@@ -92,7 +92,9 @@ def test_a_server_that_keeps_failing_fails_its_clip_only(server: ChatServer) -> 
     questions = [Question(prompt="?", images=[plain(colour)]) for colour in (BLUE, RED, BLUE)]
     first, second, third = EndpointChat(config(server, max_retries=2)).ask(questions)
     assert first == third == Answer(text="A blue wall.", num_tokens=3)
-    assert second == Failure("no answer in 3 tries; the last: status 500: 'out of memory'")
+    assert second == Failure(
+        "no answer in 3 tries; the last: status 500: 'out of memory'", is_transient=True
+    )
 
 
 def test_a_request_that_is_turned_down_is_not_sent_again(server: ChatServer) -> None:
