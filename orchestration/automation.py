@@ -3,16 +3,19 @@
 import json
 import os
 from dataclasses import asdict, dataclass
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import dagster as dg
 
 from data_engine.errors import SourceError, UnreadableSourceError
 from data_engine.sources.storage import is_url
 from orchestration.assets.curation import GROUP as CURATION
-from orchestration.assets.training import TRAINING
+from orchestration.assets.training import TRAINING, Evaluated, RecipeAssets
+from orchestration.configuration import training_key
 from orchestration.partitions import source_batches
 from orchestration.resources import SOURCES_VARIABLE, Workspace
+from training.config import TrainConfig
 
 curate = dg.define_asset_job(
     "curate",
@@ -40,16 +43,74 @@ evaluate = [
     for recipe in TRAINING
 ]
 
-evaluate_nightly = [
-    dg.ScheduleDefinition(
-        name=f"{job.name}_nightly",
-        job=job,
+
+def _nightly(recipe: RecipeAssets) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=f"evaluate_{recipe.name}_nightly",
+        job_name=f"evaluate_{recipe.name}",
         cron_schedule="0 3 * * *",
-        description="Off until it is switched on. Videos that the same weights made are judged again, not made again.",
+        description="Off until it is switched on. Judges every stage that was finished since it was last judged.",
         default_status=dg.DefaultScheduleStatus.STOPPED,
     )
-    for job in evaluate
-]
+    def nightly(
+        context: dg.ScheduleEvaluationContext, workspace: Workspace
+    ) -> list[dg.RunRequest] | dg.SkipReason:
+        configs = _runs_of(recipe, workspace)
+        due = {run: _unjudged(recipe, run, config) for run, config in configs.items()}
+        if not any(due.values()):
+            return dg.SkipReason(
+                f"none of the {len(due)} runs of {recipe.name} has finished a stage since it was last judged"
+            )
+        return [
+            dg.RunRequest(
+                run_key=f"{context.scheduled_execution_time:%Y-%m-%d} {run.name}",
+                asset_selection=[dg.AssetKey([recipe.name, f"{s}_evaluation"]) for s in stages],
+                run_config=_config_of(recipe, run, configs[run]),
+            )
+            for run, stages in due.items()
+            if stages
+        ]
+
+    return nightly
+
+
+def _runs_of(recipe: RecipeAssets, workspace: Workspace) -> dict[Path, TrainConfig]:
+    """The folders of the runs that were made from a recipe, whoever started them, each with its settings."""
+    found: dict[Path, TrainConfig] = {}
+    for path in sorted(workspace.run("").glob("*/config.json")):
+        try:
+            config = TrainConfig.model_validate(json.loads(path.read_bytes())["train"])
+        except (ValueError, KeyError):
+            # Of another version, or damaged: it cannot be judged either.
+            continue
+        if config.name == recipe.name:
+            found[path.parent] = config
+    return found
+
+
+def _unjudged(recipe: RecipeAssets, run: Path, config: TrainConfig) -> list[str]:
+    """The stages of a run that are finished, but not judged by each of their tasks since."""
+
+    def is_due(stage: str) -> bool:
+        finished = run / stage / "result.json"
+        judged = [
+            run / stage / "evaluation" / plan["task"] / "result.json"
+            for plan in Evaluated().plans(config, stage)
+        ]
+        return finished.exists() and not all(
+            path.exists() and path.stat().st_mtime >= finished.stat().st_mtime for path in judged
+        )
+
+    return [stage for stage in recipe.stages if stage in config.stages and is_due(stage)]
+
+
+def _config_of(recipe: RecipeAssets, run: Path, config: TrainConfig) -> dict[str, Any]:
+    """What the launchpad would say of a run: its folder, and the settings that it was trained with."""
+    launched = {"run": run.name, "overrides": config.model_dump(mode="json")}
+    return {"resources": {training_key(recipe.name): {"config": launched}}}
+
+
+evaluate_nightly = [_nightly(recipe) for recipe in TRAINING]
 
 
 @dg.sensor(

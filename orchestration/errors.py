@@ -5,7 +5,7 @@ from data_engine.schema import SchemaError
 from modeling.errors import AutoencoderError, PretrainedError, TextEncoderError, WeightFlowError
 from orchestration.overrides import OverrideError
 from orchestration.ray_session import ClusterError
-from training.errors import TrainingError
+from training.errors import TrainingError, WorkerError
 
 USER_ERRORS = (
     *(JobError, SchemaError, OverrideError, ClusterError, TrainingError),
@@ -14,3 +14,6 @@ USER_ERRORS = (
     *(PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError),
 )
 """Everything else is a defect of ours and keeps its traceback."""
+
+PASSING_ERRORS = (ClusterError, WorkerError)
+"""Of these, what is no mistake: the same again may succeed, and goes on where it was."""

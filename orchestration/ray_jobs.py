@@ -5,13 +5,15 @@ instead of starting a second one: a run that is started again after the daemon o
 after somebody clicked twice. The request and the messages of a job lie in a folder that the cluster sees too.
 """
 
+import fcntl
 import hashlib
+import itertools
 import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
@@ -31,6 +33,9 @@ MAX_SILENCE_S = 600.0
 """A cluster that does not answer for longer is given up; the job itself may go on, and is found again."""
 MAX_STOP_S = 60.0
 LOG_LINES = 20
+LOG_INTERVAL_S = 5.0
+MAX_LOG_CHARACTERS = 1_000_000
+"""Of what a job prints, so much is copied; Ray hands out only the whole log."""
 PLACE = "stiv_place"
 """The metadata of a job that says which folder it writes."""
 
@@ -48,7 +53,7 @@ class JobRequest:
 
     @property
     def base_name(self) -> str:
-        return f"stiv-{self.work}-{hashlib.sha256(self.to_json().encode()).hexdigest()[:12]}"
+        return f"stiv-{self.work}-{_digest(self.to_json())}"
 
 
 def run_job(
@@ -67,37 +72,28 @@ def run_job(
         dg.Failure: the job failed or was stopped; not to be tried again after a mistake of the user.
     """
     client = connect(address)
-    name = _name_of(client, request)
-    files = folder / name
-    files.mkdir(parents=True, exist_ok=True)
-    messages = _Messages(files / "messages.jsonl", on_progress)
-    with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), messages) as session:
-        if _is_under_way(client, name):
-            context.log.info(f"Ray job {name} is under way at {address}: watching it")
-        else:
-            _wait_for_others(client, request.place, context.log.info)
-            path = files / "request.json"
-            path.write_text(request.to_json())
-            client.submit_job(
-                entrypoint=shlex.join(
-                    [sys.executable, "-m", "orchestration.ray_job_main", str(path)]
-                ),
-                submission_id=name,
-                # The driver only waits; its workers ask for what they need.
-                entrypoint_num_cpus=0,
-                runtime_env={"env_vars": session.get_bootstrap_env_vars()},
-                metadata={PLACE: request.place},
-            )
-            context.log.info(f"submitted Ray job {name} to {address}")
-        try:
-            status = _wait(client, name, context.log.warning)
-        except (ClusterError, dg.Failure):
-            raise
-        except BaseException:
-            # The run was terminated, and nobody is left who wants the result.
-            _stop(client, name)
-            raise
-    return messages.result_of(name, status, lambda: _last_lines(client, name))
+    with ExitStack() as turn:
+        name, is_new = turn.enter_context(_turn(client, folder, request, context.log.info))
+        files = folder / name
+        files.mkdir(exist_ok=True)
+        messages = _Messages(files / "messages.jsonl", on_progress)
+        log = _Log(client, name)
+        with dg.open_pipes_session(context, dg.PipesEnvContextInjector(), messages) as session:
+            if is_new:
+                _submit(client, name, files, request, session.get_bootstrap_env_vars())
+                context.log.info(f"submitted Ray job {name} to {address}; it prints to stdout")
+            else:
+                context.log.info(f"Ray job {name} is under way at {address}: watching it")
+            turn.close()
+            try:
+                status = _wait(client, name, log, context.log.warning)
+            except (ClusterError, dg.Failure):
+                raise
+            except BaseException:
+                # The run was terminated, and nobody is left who wants the result.
+                _stop(client, name)
+                raise
+    return messages.result_of(name, status, log)
 
 
 def connect(address: str) -> "JobSubmissionClient":
@@ -141,7 +137,7 @@ class _Messages(dg.PipesMessageReader):
     def no_messages_debug_text(self) -> str:
         return f"Nothing was written to {self._path}."
 
-    def result_of(self, name: str, status: str, last_lines: Callable[[], str]) -> Result:
+    def result_of(self, name: str, status: str, log: "_Log") -> Result:
         """What the job gave.
 
         Raises:
@@ -150,8 +146,12 @@ class _Messages(dg.PipesMessageReader):
         if status == "SUCCEEDED":
             return self._end.get("result")
         if "error" in self._end:
-            raise dg.Failure(description=self._end["error"], allow_retries=False)
-        raise dg.Failure(description=f"Ray job {name} ended as {status}:\n{last_lines()}")
+            raise dg.Failure(self._end["error"], allow_retries=self._end["may_pass"])
+        # Whoever stopped it does not want it again.
+        raise dg.Failure(
+            f"Ray job {name} ended as {status}:\n{log.last_lines()}",
+            allow_retries=status != "STOPPED",
+        )
 
     def _follow(self, handler: dg.PipesMessageHandler, ended: Event) -> None:
         line = b""
@@ -179,41 +179,97 @@ class _Messages(dg.PipesMessageReader):
             self._end = payload
 
 
-def _name_of(client: "JobSubmissionClient", request: JobRequest) -> str:
-    """The job under way that does this, or the next free number: Ray takes each name once."""
-    taken = {job.submission_id: str(job.status.value) for job in client.list_jobs()}
-    number = 0
-    while (name := f"{request.base_name}-{number}") in taken:
-        if taken[name] in ("PENDING", "RUNNING"):
-            return name
-        number += 1
-    return name
+class _Log:
+    """What a job prints, copied to our own output, which Dagster shows with the step."""
+
+    def __init__(self, client: "JobSubmissionClient", name: str) -> None:
+        self._client = client
+        self._name = name
+        self._text = ""
+        self._num_copied = 0
+        self._due_s = 0.0
+
+    def follow(self) -> None:
+        """Copy what is new every few seconds."""
+        if time.monotonic() >= self._due_s:
+            self._due_s = time.monotonic() + LOG_INTERVAL_S
+            if self._num_copied < MAX_LOG_CHARACTERS:
+                self.copy()
+
+    def copy(self) -> None:
+        try:
+            self._text = self._client.get_job_logs(self._name)
+        except (OSError, RuntimeError):
+            # The node that keeps it does not answer; what was read before stays.
+            return
+        new = self._text[self._num_copied : MAX_LOG_CHARACTERS]
+        self._num_copied += len(new)
+        sys.stdout.write(new)
+        if new and self._num_copied == MAX_LOG_CHARACTERS:
+            sys.stdout.write(f"\n... the rest is in the log of Ray job {self._name}\n")
+        sys.stdout.flush()
+
+    def last_lines(self) -> str:
+        return "\n".join(self._text.splitlines()[-LOG_LINES:])
 
 
-def _is_under_way(client: "JobSubmissionClient", name: str) -> bool:
-    return any(job.submission_id == name for job in client.list_jobs())
+@contextmanager
+def _turn(
+    client: "JobSubmissionClient", folder: Path, request: JobRequest, tell: Callable[[str], None]
+) -> Generator[tuple[str, bool]]:
+    """The name of the job under way that does this, or else a new name and True.
 
-
-def _wait_for_others(
-    client: "JobSubmissionClient", place: str, tell: Callable[[str], None]
-) -> None:
-    """Until no job writes the folder: that of another step, or of other settings."""
+    While the block runs, no other job writes the folder of the request, and nobody else decides about it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     told: set[str] = set()
     while True:
-        others = {
-            str(job.submission_id)
-            for job in client.list_jobs()
-            if (job.metadata or {}).get(PLACE) == place and not job.status.is_terminal()
-        }
-        if not others:
-            return
-        for name in others - told:
-            tell(f"waiting for Ray job {name}, which works on {place}")
-        told |= others
+        # Let go of while others work, so that somebody who asks for the same as they do can watch them.
+        with (folder / f"{_digest(request.place)}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            jobs = client.list_jobs()
+            writers = [
+                str(job.submission_id)
+                for job in jobs
+                if (job.metadata or {}).get(PLACE) == request.place and not job.status.is_terminal()
+            ]
+            same = [name for name in writers if name.rpartition("-")[0] == request.base_name]
+            if same or not writers:
+                taken = {job.submission_id for job in jobs}
+                yield same[0] if same else _new_name(folder, request, taken), not same
+                return
+        for name in set(writers) - told:
+            tell(f"waiting for Ray job {name}, which works on {request.place}")
+        told.update(writers)
         time.sleep(POLL_INTERVAL_S)
 
 
-def _wait(client: "JobSubmissionClient", name: str, warn: Callable[[str], None]) -> str:
+def _new_name(folder: Path, request: JobRequest, taken: Container[str | None]) -> str:
+    """Ray takes each name once. A head that was started again knows none, but their messages are still there."""
+    names = (f"{request.base_name}-{number}" for number in itertools.count())
+    return next(name for name in names if name not in taken and not (folder / name).exists())
+
+
+def _submit(
+    client: "JobSubmissionClient",
+    name: str,
+    files: Path,
+    request: JobRequest,
+    variables: Mapping[str, str],
+) -> None:
+    path = files / "request.json"
+    path.write_text(request.to_json())
+    client.submit_job(
+        entrypoint=shlex.join([sys.executable, "-m", "orchestration.ray_job_main", str(path)]),
+        submission_id=name,
+        # The driver only waits; its workers ask for what they need.
+        entrypoint_num_cpus=0,
+        runtime_env={"env_vars": dict(variables)},
+        metadata={PLACE: request.place},
+    )
+
+
+def _wait(client: "JobSubmissionClient", name: str, log: _Log, warn: Callable[[str], None]) -> str:
     """The last state of the job. A cluster that is silent for a while is asked again."""
     answered_s = time.monotonic()
     while True:
@@ -221,8 +277,11 @@ def _wait(client: "JobSubmissionClient", name: str, warn: Callable[[str], None])
             status = client.get_job_status(name)
             answered_s = time.monotonic()
             if status.is_terminal():
+                log.copy()
                 return str(status.value)
-        except (ConnectionError, OSError, RuntimeError) as error:
+            log.follow()
+        except (OSError, RuntimeError) as error:
+            _refuse_forgotten(client, name)
             silent_s = time.monotonic() - answered_s
             if silent_s > MAX_SILENCE_S:
                 raise ClusterError(
@@ -234,6 +293,23 @@ def _wait(client: "JobSubmissionClient", name: str, warn: Callable[[str], None])
         time.sleep(POLL_INTERVAL_S)
 
 
+def _refuse_forgotten(client: "JobSubmissionClient", name: str) -> None:
+    """A head that was started again answers, but knows none of the jobs of the one before.
+
+    Raises:
+        dg.Failure: it does.
+    """
+    try:
+        known = {job.submission_id for job in client.list_jobs()}
+    except (OSError, RuntimeError):
+        return
+    if name not in known:
+        raise dg.Failure(
+            f"Ray job {name} is lost: the cluster was started again and does not know it; the same again goes on "
+            "where it was"
+        )
+
+
 def _stop(client: "JobSubmissionClient", name: str) -> None:
     client.stop_job(name)
     deadline_s = time.monotonic() + MAX_STOP_S
@@ -241,5 +317,5 @@ def _stop(client: "JobSubmissionClient", name: str) -> None:
         time.sleep(POLL_INTERVAL_S)
 
 
-def _last_lines(client: "JobSubmissionClient", name: str) -> str:
-    return "\n".join(client.get_job_logs(name).splitlines()[-LOG_LINES:])
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

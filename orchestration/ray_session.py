@@ -54,7 +54,9 @@ def ray_session(address: str = LOCAL, object_store_mb: int = 512) -> Generator[N
         )
     else:
         try:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+            # A job has a log of its own, for what its workers print too.
+            in_job = address == JOINED
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=in_job)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(
                 f"--ray-address {address}: cannot join that cluster ({str(error).splitlines()[0]}); "
@@ -75,7 +77,7 @@ def token_authentication() -> None:
 def _check_reachable(address: str) -> None:
     """Ray itself would try for 90 seconds."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdigit() or "/" in host:
         raise ClusterError(
             f"--ray-address {address} is not an address; expected host:port of a running Ray head, "
             f"such as 10.0.0.5:6379, or {LOCAL}"

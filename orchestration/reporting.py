@@ -13,7 +13,7 @@ import dagster as dg
 from data_engine.clip_pages import INDEX_NAME
 from data_engine.schema import MANIFEST_NAME, ClipRecord, ClipStatus, ShardManifest
 from data_engine.tables import DatasetPaths, read_clips
-from orchestration.errors import USER_ERRORS
+from orchestration.errors import PASSING_ERRORS, USER_ERRORS
 from orchestration.links import file_link
 from orchestration.metadata import picture, table
 from orchestration.work import OnWorkProgress, WorkProgress
@@ -30,13 +30,18 @@ _MAX_LINEAGE_BYTES = 30_000
 _SECONDS_BETWEEN_LINES = 5.0
 
 
+AGAIN = dg.RetryPolicy(max_retries=2, delay=10)
+"""A step whose processes or cluster were lost goes on where it was; mistakes of the user are not tried again."""
+
+
 @contextmanager
 def clear_failures() -> Generator[None]:
-    """Show a mistake of the user as one line instead of a traceback."""
+    """Show a mistake of the user, or a lost process, as one line instead of a traceback."""
     try:
         yield
     except USER_ERRORS as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from error
+        may_pass = isinstance(error, PASSING_ERRORS)
+        raise dg.Failure(description=str(error), allow_retries=may_pass) from error
 
 
 def log_progress(context: dg.AssetExecutionContext) -> OnWorkProgress:

@@ -83,7 +83,7 @@ class RayResource(dg.ConfigurableResource[Any]):
         default="",
         description=(
             "`local`; host:port of a running Ray head, to work from this process; http://host:8265, its dashboard, to "
-            "submit jobs; if empty, the environment variable STIV_RAY_ADDRESS, or `local` without it."
+            "submit jobs; if empty, the environment variable STIV_RAY_ADDRESS, then RAY_ADDRESS, or `local` without them."
         ),
     )
     object_store_mb: int = Field(default=512, description="Shared memory of an own Ray.")
@@ -97,7 +97,7 @@ class RayResource(dg.ConfigurableResource[Any]):
             with ray_session(self._address, self.object_store_mb):
                 yield self
         except ClusterError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from error
+            raise dg.Failure(description=str(error)) from error
 
     def work(
         self,
@@ -114,7 +114,8 @@ class RayResource(dg.ConfigurableResource[Any]):
     @property
     def _address(self) -> str:
         # Looked up when a step runs, since the steps may run elsewhere than the code server.
-        return self.address or dg.EnvVar("STIV_RAY_ADDRESS").get_value(LOCAL) or LOCAL
+        named = (dg.EnvVar(name).get_value() for name in ("STIV_RAY_ADDRESS", "RAY_ADDRESS"))
+        return self.address or next(filter(None, named), LOCAL)
 
     @property
     def _takes_jobs(self) -> bool:

@@ -21,7 +21,7 @@ from training.checkpoint import file_sha256, write_json
 from training.config import TrainConfig
 from training.encoders import FITTED_AUTOENCODERS, fit_autoencoder, load_encoders
 from training.encoding import EncodeResult, read_receipt, receipt_path, tar_path, write_latents
-from training.errors import TrainError
+from training.errors import TrainError, WorkerError
 from training.latent_sets import AUTOENCODER_NAME, Encoding, adopt_encoders, claim, read_encoding
 from training.randomness import derive_seed
 from training.streaming.buckets import Bucket, choose_buckets
@@ -61,7 +61,7 @@ def encode_for_stages(
     An autoencoder is fitted once, for the first folder, or taken from the latents in the folder `autoencoder`.
 
     Raises:
-        DataError, TrainError: see `encode`.
+        DataError, TrainError, WorkerError: see `encode`.
     """
     results: list[EncodeResult] = []
     for folder, stage in latent_folders(config, out).items():
@@ -107,7 +107,8 @@ def encode(  # noqa: PLR0913  (what to encode, where, and how)
 
     Raises:
         DataError: the shards are broken, or the folder `autoencoder` holds no latents.
-        TrainError: the folder holds latents of other encoders, the cluster has no GPU, or processes died.
+        TrainError: the folder holds latents of other encoders, or the cluster has no GPU.
+        WorkerError: processes died; what they had encoded stays.
     """
     if not ray.is_initialized():
         raise TrainError("Ray is not running in this process; call ray.init() before encode()")
@@ -137,7 +138,7 @@ def encode(  # noqa: PLR0913  (what to encode, where, and how)
     receipts = [read_receipt(out, part.key) for part in parts]
     whole = [receipt for receipt in receipts if receipt is not None]
     if len(whole) < len(parts):
-        raise TrainError(
+        raise WorkerError(
             f"{len(parts) - len(whole)} of {len(parts)} shards were not encoded because their process died; "
             "run this again, with more memory or fewer processes"
         )

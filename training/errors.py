@@ -5,6 +5,7 @@ TrainingError
 |-- CheckpointError     a checkpoint is missing, damaged or of another version
 |-- TrainError          a run cannot start or go on
 |   `-- StoppedError    a stage was asked to stop, and did so with a checkpoint
+|-- WorkerError         a worker process was lost; the same again goes on where it was
 |-- PlanError           a run does not fit on the GPUs that it is planned for, or they are unknown
 |-- GenerateError       a video cannot be made from this run
 `-- EvaluationError     videos cannot be judged: too few, unreadable, or without the data or model asked for
@@ -29,6 +30,10 @@ class TrainError(TrainingError):
 
 class StoppedError(TrainError):
     """A stage was asked to stop before its end, and has saved the step it came to."""
+
+
+class WorkerError(TrainingError):
+    """A worker process died, or failed for no reason that the user could mend; the same again goes on where it was."""
 
 
 class PlanError(TrainingError):

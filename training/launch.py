@@ -25,8 +25,8 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from training.chain import ChainOptions, train_chain
 from training.config import TrainConfig
 from training.distribute import Worker, wait_for_all
-from training.errors import TrainError, TrainingError
-from training.failures import Retries
+from training.errors import TrainError, WorkerError
+from training.failures import MISTAKES, Retries
 from training.loop import train_stage
 from training.previews import Previews, preview_warnings
 from training.run_directory import RunDirectory, TrainResult
@@ -49,8 +49,9 @@ def fit(
 
     Raises:
         DataError: the shards are broken, or hold no usable clip.
-        TrainError: Ray is not running, the directory holds another run or one to be resumed, or a
-            worker failed, or another trainer writes the run.
+        TrainError: Ray is not running, the directory holds another run or one to be resumed, another trainer
+            writes the run, or a worker met a mistake in what it was given.
+        WorkerError: a worker was lost more often than Ray Train starts one again.
     """
     if not ray.is_initialized():
         raise TrainError("Ray is not running in this process; call ray.init() before fit()")
@@ -96,7 +97,7 @@ def _fit_stages(
     except TrainingFailedError as error:
         unfinished = (name for name in names if run.stage(name).result() is None)
         failed = next(unfinished, names[-1])
-        raise TrainError(f"stage {failed} failed: {_cause(error)}") from error
+        raise failure_of(failed, error) from error
     for name in names:
         if run.stage(name).result() is None:
             raise TrainError(f"stage {name} ended without a result; see {run.path / 'ray'}")
@@ -137,7 +138,7 @@ def _train_with_previews(
     previews.finish()
 
 
-def _cause(error: TrainingFailedError) -> str:
+def failure_of(stage: str, error: TrainingFailedError) -> TrainError | WorkerError:
     """One line for the user: our own message if a worker raised one, else the first failure."""
     failures: list[BaseException] = []
     if isinstance(error, WorkerGroupError):
@@ -147,12 +148,13 @@ def _cause(error: TrainingFailedError) -> str:
     for failure in failures:
         cause: BaseException | None = failure
         while cause is not None:
-            if isinstance(cause, TrainingError):
-                return str(cause)
+            if isinstance(cause, MISTAKES):
+                return TrainError(f"stage {stage} failed: {cause}")
             cause = cause.__cause__
     first = failures[0] if failures else error
     lines = str(first).strip().splitlines()
-    return f"{type(first).__name__}: {lines[-1] if lines else 'no message'}"
+    said = lines[-1] if lines else "no message"
+    return WorkerError(f"stage {stage} failed: {type(first).__name__}: {said}")
 
 
 def _may_lose_machines(config: TrainConfig) -> bool:

@@ -16,13 +16,14 @@ import dagster as dg
 from pydantic import Field
 
 from orchestration.assets.curation import shards
+from orchestration.batch_checks import failed_batches
 from orchestration.code_versions import code_version
 from orchestration.configuration import Launched, training_key
 from orchestration.costs import StepCost, step_cost
 from orchestration.data_versions import latents_version, stage_version
 from orchestration.metadata import Shown, fitted
 from orchestration.ray_jobs import JobRequest
-from orchestration.reporting import log_progress
+from orchestration.reporting import AGAIN, log_progress
 from orchestration.resources import RayResource, Workspace
 from orchestration.training_reports import (
     evaluation_metadata,
@@ -44,9 +45,21 @@ _asset = partial(
     owners=["team:training"],
     # At most one run at a time holds it (dagster.yaml): two would share the same cores.
     pool="ray",
+    retry_policy=AGAIN,
 )
-_AGAIN = dg.RetryPolicy(max_retries=2, delay=10)
-"""A stage whose processes died goes on from its latest checkpoint; mistakes of the user are not tried again."""
+
+WHEN_CHECKED = (
+    # A batch that failed has no shards, and must not keep the others waiting.
+    dg.AutomationCondition.eager().without(~dg.AutomationCondition.any_deps_missing())
+    # Passed or not: what did not pass is left out, and must not keep the others waiting either.
+    & dg.AutomationCondition.all_deps_match(
+        dg.AutomationCondition.all_checks_match(
+            dg.AutomationCondition.check_passed() | dg.AutomationCondition.check_failed(),
+            blocking_only=True,
+        )
+    )
+)
+"""For the sensor `flow_to_shards`: new shards, once their checks have said what they are worth."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,7 @@ def _latents(recipe: str, group: str) -> dg.AssetsDefinition:
         key_prefix=recipe,
         group_name=group,
         deps=[dg.AssetDep(shards, partition_mapping=dg.AllPartitionMapping())],
-        automation_condition=dg.AutomationCondition.eager(),
+        automation_condition=WHEN_CHECKED,
         # Sources come in all the time; what was encoded a week ago misses them.
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=7)),
         kinds={"pytorch", "webdataset", "ray"},
@@ -94,16 +107,15 @@ def _latents(recipe: str, group: str) -> dg.AssetsDefinition:
         Clips that are encoded already are not encoded again, so a new batch costs only its own clips.
         """
         launched, workspace, ray = _given(context, recipe)
-        datasets = [str(paths.root) for paths in workspace.finished_datasets()]
-        if not datasets:
-            raise dg.Failure("no batch has shards yet; materialise `shards` first")
+        datasets, left_out = _good_datasets(context, workspace)
         out = workspace.latents(launched.latents)
         with step_cost() as cost:
             arguments = {**launched.arguments, "datasets": datasets, "out": str(out)}
             request = JobRequest("encode", arguments, place=str(out))
             result = ray.work(context, workspace, request, log_progress(context))
             version = latents_version(_latent_folders(launched, workspace))
-        return _result(latent_metadata(result), cost, workspace.relative(out), version)
+        shown = {**latent_metadata(result), "batches_left_out": left_out}
+        return _result(shown, cost, workspace.relative(out), version)
 
     return latent_shards
 
@@ -120,7 +132,6 @@ def _stage(recipe: str, group: str, config: TrainConfig, stage: str) -> dg.Asset
         tags={"recipe": recipe, "data": "weights", "task": config.stages[stage].task},
         code_version=code_version("train"),
         description=_describe(config, stage, starts),
-        retry_policy=_AGAIN,
         required_resource_keys=_resources(recipe),
     )
     def trained(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
@@ -247,6 +258,23 @@ def _given(
     return getattr(found, training_key(recipe)), found.workspace, found.ray
 
 
+def _good_datasets(
+    context: dg.AssetExecutionContext, workspace: Workspace
+) -> tuple[list[str], dict[str, str]]:
+    """The data sets to encode, and the batches that are left out with the check that each failed."""
+    datasets = {paths.root.name: str(paths.root) for paths in workspace.finished_datasets()}
+    failed = failed_batches(context.instance, datasets)
+    for batch, check in failed.items():
+        context.log.warning(f"{batch} is left out: it failed {check}")
+    if not datasets.keys() - failed.keys():
+        raise dg.Failure(
+            f"no batch has shards that passed their checks ({failed or 'there are none'}); "
+            "materialise `shards` first",
+            allow_retries=False,
+        )
+    return [root for batch, root in datasets.items() if batch not in failed], failed
+
+
 def _latent_folders(launched: Launched, workspace: Workspace) -> list[Path]:
     """Every folder of latents that is there; the plan of a stage says what it lacks."""
     from training import encode
@@ -254,7 +282,10 @@ def _latent_folders(launched: Launched, workspace: Workspace) -> list[Path]:
     folders = encode.latent_folders(launched.config, workspace.latents(launched.latents))
     found = [folder for folder in folders if (folder / "latents.json").exists()]
     if not found:
-        raise dg.Failure(f"there are no latents in {launched.latents}; materialise them first")
+        raise dg.Failure(
+            f"there are no latents in {launched.latents}; materialise them first",
+            allow_retries=False,
+        )
     return found
 
 

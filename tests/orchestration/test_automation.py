@@ -1,18 +1,40 @@
 """New folders of videos become partitions and runs."""
 
+import json
+import os
+import shutil
 from collections.abc import Generator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+)
 
-from orchestration import automation
-from orchestration.assets.curation import WHEN_OUT_OF_DATE, scored_clips, source_videos
+from orchestration import automation, checks
+from orchestration.assets.curation import (
+    WHEN_OUT_OF_DATE,
+    curation_report,
+    scored_clips,
+    shards,
+    source_videos,
+)
+from orchestration.batch_checks import blocking_checks, failed_batches
+from orchestration.configuration import training_key
 from orchestration.definitions import defs
+from orchestration.overrides import merge_overrides
 from orchestration.partitions import source_batches
 from orchestration.resources import Workspace
 from tests.buckets import s3_bucket
+from tests.orchestration.builders import BATCH, FEW_STEPS, materialize, new_instance
+from tests.orchestration.conftest import CURATION, Curated
+from tests.orchestration.test_training_assets import DEMO, RECIPE, launch, shown_of
+from training.config import TrainConfig
+from training.recipes import demo_tiny
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +218,195 @@ def test_switched_on_new_code_of_a_step_runs_it_again_where_it_had_run() -> None
         assert asked == {("step", "zoo")}
         asked, cursor = requested_by(with_code("2"), instance, cursor)
         assert asked == set()
+
+
+class Batches:
+    """Runs of `shards` and of checks under their real names, each with the verdict that a test asks for."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+        self._passes = True
+
+        @dg.asset(name=shards.key.to_user_string(), partitions_def=source_batches)
+        def made() -> None: ...
+
+        self._made = made
+        self._checks = [self._check(k.name) for k in blocking_checks() if k.asset_key == shards.key]
+        self._definitions = dg.Definitions(
+            assets=[made, DEMO.latents], asset_checks=self._checks, resources=defs.resources or {}
+        )
+        self._cursor: Any = None
+
+    def _check(self, name: str) -> dg.AssetChecksDefinition:
+        @dg.asset_check(asset=self._made, name=name, blocking=True)
+        def check() -> dg.AssetCheckResult:
+            return dg.AssetCheckResult(passed=self._passes)
+
+        return check
+
+    def make(self, batch: str) -> None:
+        dg.materialize([self._made], instance=self._instance, partition_key=batch)
+
+    def make_and_judge(self, batch: str, *, passes: bool) -> None:
+        self._passes = passes
+        both = [self._made, *self._checks]
+        dg.materialize(both, instance=self._instance, partition_key=batch, raise_on_error=False)
+
+    def judge_all(self, *, passes: bool) -> None:
+        """Checks that are executed by themselves know no batch."""
+        self._passes = passes
+        dg.materialize(
+            [self._made, *self._checks],
+            instance=self._instance,
+            selection=dg.AssetSelection.checks(*self._checks),
+            raise_on_error=False,
+        )
+
+    def asks_for_latents(self) -> bool:
+        found = dg.evaluate_automation_conditions(
+            self._definitions, self._instance, cursor=self._cursor
+        )
+        self._cursor = found.cursor
+        return found.total_requested > 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+def test_latents_wait_for_the_checks_and_for_no_batch_that_failed() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        batches = Batches(instance)
+        instance.add_dynamic_partitions(str(source_batches.name), ["zoo", "bad", "never made"])
+        assert not batches.asks_for_latents()
+        batches.make("zoo")
+        assert not batches.asks_for_latents()
+        batches.judge_all(passes=True)
+        assert batches.asks_for_latents()
+        assert not batches.asks_for_latents()
+        batches.make("zoo")
+        assert not batches.asks_for_latents()
+        batches.make_and_judge("bad", passes=False)
+        assert batches.asks_for_latents()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+def test_the_last_verdict_on_a_batch_counts_and_one_over_all_overrules_those_before() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        batches = Batches(instance)
+        instance.add_dynamic_partitions(str(source_batches.name), ["zoo", "bad"])
+        known = ["zoo", "bad", "never judged"]
+        assert failed_batches(instance, known) == {}
+        batches.make_and_judge("bad", passes=False)
+        batches.make_and_judge("zoo", passes=True)
+        (found,) = failed_batches(instance, known).items()
+        assert found[0] == "bad"
+        assert found[1] in {key.name for key in blocking_checks()}
+        assert failed_batches(instance, ["zoo"]) == {}
+        batches.judge_all(passes=True)
+        assert failed_batches(instance, known) == {}
+        batches.judge_all(passes=False)
+        with pytest.raises(dg.Failure, match="failed over all batches"):
+            failed_batches(instance, known)
+        batches.make_and_judge("zoo", passes=True)
+        batches.make_and_judge("bad", passes=False)
+        assert failed_batches(instance, ["zoo", "bad"]).keys() == {"bad"}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_batch_that_failed_a_check_is_left_out_of_the_latents(
+    curated: Curated, tmp_path: Path
+) -> None:
+    home, twice = tmp_path / "home", checks.no_clip_is_in_two_shards
+    for batch in (BATCH, "bad"):
+        shutil.copytree(curated.home / "datasets" / BATCH, home / "datasets" / batch)
+    latents = dg.AssetSelection.assets([RECIPE, "latent_shards"])
+    with new_instance(tmp_path / "dagster") as instance:
+        instance.add_dynamic_partitions(str(source_batches.name), ["bad"])
+        judged = materialize(
+            home,
+            CURATION,
+            instance,
+            selection=dg.AssetSelection.assets(shards).without_checks()
+            | dg.AssetSelection.checks(twice),
+            partition_key="bad",
+            raise_on_error=False,
+        )
+        assert not judged.success
+        shown = shown_of(launch(home, instance, latents, overrides=FEW_STEPS), "latent_shards")
+        assert shown["batches_left_out"] == {"bad": twice.check_key.name}
+        assert (shown["clips_encoded"], shown["clips_failed"]) == (2, 0)
+
+        shutil.rmtree(home / "datasets" / BATCH)
+        with pytest.raises(dg.Failure) as raised:
+            launch(home, instance, latents, overrides=FEW_STEPS)
+        assert f"{{'bad': '{twice.check_key.name}'}}" in (raised.value.description or "")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_back_fill_of_reports_is_one_run_and_each_batch_has_its_own(
+    curated: Curated, tmp_path: Path
+) -> None:
+    for batch in (BATCH, "other"):
+        shutil.copytree(curated.home / "datasets" / BATCH, tmp_path / "datasets" / batch)
+    with new_instance(tmp_path / "dagster") as instance:
+        instance.add_dynamic_partitions(str(source_batches.name), [BATCH, "other"])
+        # As the daemon asks for them.
+        ends = {ASSET_PARTITION_RANGE_START_TAG: BATCH, ASSET_PARTITION_RANGE_END_TAG: "other"}
+        result = materialize(
+            tmp_path, [shards, curation_report], instance, tags=ends, selection=[curation_report]
+        )
+        made = result.asset_materializations_for_node("curation_report")
+    shown = {m.partition: str(m.metadata["page"].value) for m in made}
+    assert shown == {b: f"datasets/{b}/report/index.html" for b in (BATCH, "other")}
+    assert all((tmp_path / page).exists() for page in shown.values())
+
+
+def write_run(home: Path, name: str, config: TrainConfig, finished: str) -> Path:
+    """A run as `stiv train` leaves it, as far as a schedule looks; gives the folder of the finished stage."""
+    stage = home / "runs" / name / finished
+    stage.mkdir(parents=True)
+    text = json.dumps({"train": config.model_dump(mode="json")})
+    (stage.parent / "config.json").write_text(text)
+    (stage / "result.json").write_text("{}")
+    return stage
+
+
+def test_each_night_what_was_finished_is_judged_once_in_whatever_run(tmp_path: Path) -> None:
+    (schedule,) = (s for s in automation.evaluate_nightly if RECIPE in s.name)
+
+    def tick() -> tuple[list[dg.RunRequest], str]:
+        context = dg.build_schedule_context(
+            scheduled_execution_time=datetime(2026, 11, 1, 3, tzinfo=UTC),
+            resources={"workspace": Workspace(root=str(tmp_path))},
+        )
+        found = schedule.evaluate_tick(context)
+        return list(found.run_requests or ()), found.skip_message or ""
+
+    asked, reason = tick()
+    assert not asked
+    assert "none of the 0 runs" in reason
+
+    trained = merge_overrides(demo_tiny(), FEW_STEPS)
+    stage = write_run(tmp_path, "longer", trained, "stiv")
+    write_run(tmp_path, "other", demo_tiny().model_copy(update={"name": "other"}), "t2i")
+    (tmp_path / "runs" / "broken").mkdir()
+    (tmp_path / "runs" / "broken" / "config.json").write_text("{")
+    ((request,), _) = tick()
+    assert request.asset_selection == [dg.AssetKey([RECIPE, "stiv_evaluation"])]
+    config = request.run_config["resources"][training_key(RECIPE)]["config"]
+    assert config["run"] == "longer"
+    assert merge_overrides(demo_tiny(), config["overrides"]) == trained
+    job = defs.resolve_job_def(f"evaluate_{RECIPE}")
+    assert dg.validate_run_config(job, request.run_config)
+
+    for task in ("t2v", "ti2v"):
+        assert tick()[0]
+        (stage / "evaluation" / task).mkdir(parents=True)
+        (stage / "evaluation" / task / "result.json").write_text("{}")
+    assert "none of the 1 runs" in tick()[1]
+    os.utime(stage / "result.json", (2**32, 2**32))
+    assert tick()[0]
