@@ -139,7 +139,7 @@ def _train_with_previews(
 
 
 def failure_of(stage: str, error: TrainingFailedError) -> TrainError | WorkerError:
-    """One line for the user: our own message if a worker raised one, else the first failure."""
+    """One line for the user: our own message if a worker met a mistake, else the first failure."""
     failures: list[BaseException] = []
     if isinstance(error, WorkerGroupError):
         failures = list(error.worker_failures.values())

@@ -22,9 +22,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def ray_cluster() -> Generator[str]:
+def ray_cluster(port: int | None = None) -> Generator[str]:
     """The dashboard of `ray start --head` on ports of its own; ended with its processes, and no other Ray."""
-    port = free_port()
+    port = port or free_port()
     command = [
         str(Path(sys.executable).with_name("ray")),
         "start",

@@ -30,6 +30,9 @@ import orchestration
 START_TIMEOUT_S = 180.0
 PAGE_TIMEOUT_S = 90.0
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_REPOSITORY = (
+    'repositoryLocationName: "orchestration.definitions", repositoryName: "__repository__"'
+)
 # No proxy: the server is on this machine.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -75,6 +78,27 @@ class Server:
         except OSError:
             return False
 
+    def add_partitions(self, batches: list[str]) -> None:
+        selector = f'repositorySelector: {{{_REPOSITORY}}}, partitionsDefName: "source_batch"'
+        for batch in batches:
+            answer = self.query(
+                f'mutation {{ addDynamicPartition({selector}, partitionKey: "{batch}") {{ __typename }} }}'
+            )
+            assert answer["addDynamicPartition"]["__typename"] == "AddDynamicPartitionSuccess"
+
+    def materialize(self, asset: str, batch: str) -> None:
+        """As the button does for one partition."""
+        selection = f'jobName: "__ASSET_JOB", assetSelection: [{{path: ["{asset}"]}}]'
+        tag = f'tags: [{{key: "dagster/partition", value: "{batch}"}}]'
+        parameters = (
+            f"selector: {{{_REPOSITORY}, {selection}}}, executionMetadata: {{{tag}}}, "
+            "runConfigData: {}"
+        )
+        answer = self.query(
+            f"mutation {{ launchRun(executionParams: {{{parameters}}}) {{ __typename }} }}"
+        )
+        assert answer["launchRun"]["__typename"] == "LaunchRunSuccess", answer
+
     def states(self) -> list[str]:
         """That of each run, the last first."""
         runs = self.query("{ runsOrError { ... on Runs { results { status } } } }")
@@ -96,11 +120,15 @@ class Server:
 
 @contextmanager
 def dagster_dev(home: Path, **variables: str) -> Generator[Server]:
-    """The commands of `make ui`, on a port of its own; ended with all its processes, but for runs."""
+    """The commands of `make ui`, on a port of its own; ended with all its processes, but for runs.
+
+    A `dagster.yaml` that lies there already stays.
+    """
     (home / "dagster").mkdir(parents=True, exist_ok=True)
     (home / "sources").mkdir(exist_ok=True)
     package = Path(orchestration.__file__).parent
-    shutil.copy(package / "dagster.yaml", home / "dagster")
+    if not (home / "dagster" / "dagster.yaml").exists():
+        shutil.copy(package / "dagster.yaml", home / "dagster")
     port = free_port()
     dagster = str(Path(sys.executable).with_name("dagster"))
     command = [

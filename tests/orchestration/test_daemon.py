@@ -1,6 +1,7 @@
 """A back-fill over five partitions on a Ray cluster: the daemon is killed amid a job, one partition fails and is tried again."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,26 +20,20 @@ pytestmark = [
 ]
 
 BATCHES = ["a", "b", "c", "d", "empty"]
-REPOSITORY = 'repositoryLocationName: "orchestration.definitions", repositoryName: "__repository__"'
 
 
-def add_partitions(server: Server) -> None:
-    for batch in BATCHES:
-        selector = f'repositorySelector: {{{REPOSITORY}}}, partitionsDefName: "source_batch"'
-        answer = server.query(
-            f'mutation {{ addDynamicPartition({selector}, partitionKey: "{batch}") {{ __typename }} }}'
-        )
-        assert answer["addDynamicPartition"]["__typename"] == "AddDynamicPartitionSuccess"
-
-
-def back_fill(server: Server) -> None:
-    parameters = (
-        f'assetSelection: [{{path: ["source_videos"]}}], partitionNames: {json.dumps(BATCHES)}'
-    )
+def back_fill(server: Server, asset: str) -> None:
+    parameters = f'assetSelection: [{{path: ["{asset}"]}}], partitionNames: {json.dumps(BATCHES)}'
     answer = server.query(
         f"mutation {{ launchPartitionBackfill(backfillParams: {{{parameters}}}) {{ __typename }} }}"
     )
     assert answer["launchPartitionBackfill"]["__typename"] == "LaunchBackfillSuccess"
+
+
+def run_spans(server: Server) -> list[tuple[float, float]]:
+    """When each run started and ended."""
+    found = server.query("{ runsOrError { ... on Runs { results { startTime endTime } } } }")
+    return [(run["startTime"], run["endTime"]) for run in found["runsOrError"]["results"]]
 
 
 def try_again(server: Server) -> None:
@@ -62,12 +57,12 @@ def test_a_back_fill_outlives_its_daemon_and_a_failed_partition_is_tried_again(
             return sorted(str(job.status.value) for job in connect(address).list_jobs())
 
         with dagster_dev(tmp_path, STIV_RAY_ADDRESS=address) as server:
-            add_partitions(server)
+            server.add_partitions(BATCHES)
             for batch in BATCHES:
                 (tmp_path / "sources" / batch).mkdir()
                 if batch != "empty":
                     (tmp_path / "sources" / batch / "film.mp4").write_bytes(film.read_bytes())
-            back_fill(server)
+            back_fill(server, "source_videos")
             wait_for(lambda: "RUNNING" in states(), 300)
             server.kill_daemon()
         with dagster_dev(tmp_path, STIV_RAY_ADDRESS=address) as server:
@@ -75,9 +70,14 @@ def test_a_back_fill_outlives_its_daemon_and_a_failed_partition_is_tried_again(
             assert sorted(ended) == ["FAILURE", *["SUCCESS"] * 4], server.log_tail()
             # Each partition was one job, and none was started twice.
             assert states() == ["FAILED", *["SUCCEEDED"] * 4]
+            # The pool of dagster.yaml lets one run through at a time.
+            spans = sorted(run_spans(server))
+            assert all(end <= start for (_, end), (start, _) in pairwise(spans))
 
             (tmp_path / "sources" / "empty" / "film.mp4").write_bytes(film.read_bytes())
             try_again(server)
-            ended = server.wait_for_runs(300, count=6)
-            assert sorted(ended) == ["FAILURE", *["SUCCESS"] * 5], server.log_tail()
+            back_fill(server, "curation_report")
+            ended = server.wait_for_runs(300, count=7)
+            # Reports are written in one run for all, which fails where nothing was curated yet.
+            assert sorted(ended) == [*["FAILURE"] * 2, *["SUCCESS"] * 5], server.log_tail()
             assert states() == ["FAILED", *["SUCCEEDED"] * 5]

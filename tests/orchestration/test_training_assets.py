@@ -12,7 +12,7 @@ from orchestration.assets import curation
 from orchestration.assets.training import TRAINING
 from orchestration.configuration import training, training_key
 from orchestration.metadata import MAX_METADATA_BYTES
-from orchestration.resources import Workspace
+from orchestration.resources import RayResource, Workspace
 from tests.orchestration.builders import FEW_STEPS, materialize, metadata_of, new_instance
 from tests.orchestration.conftest import Curated
 
@@ -34,6 +34,7 @@ def launch(
     instance: dg.DagsterInstance,
     selection: dg.AssetSelection | None = None,
     ops: Mapping[str, Any] | None = None,
+    ray: RayResource | None = None,
     **config: Any,
 ) -> dg.ExecuteInProcessResult:
     """A run of the assets of the recipe; `config` is what the launchpad would say of it."""
@@ -51,6 +52,7 @@ def launch(
             *own_checks,
         ],
         instance,
+        ray=ray,
         more_resources={key: training(RECIPE)},
         selection=selection
         or dg.AssetSelection.groups(DEMO.group) - dg.AssetSelection.assets(*DEMO.evaluations),

@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray.exceptions import ActorDiedError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+from modeling.errors import PretrainedError
 from modeling.settings import ConvSettings
 from tests.training.builders import tiny_config
 from training.chain import MetricsTail
 from training.config import EncoderConfig, PreviewConfig
-from training.errors import TrainError
-from training.launch import fit
+from training.errors import CheckpointError, TrainError, WorkerError
+from training.launch import failure_of, fit
 
 
 @pytest.mark.slow
@@ -41,6 +44,23 @@ def test_a_followed_file_gives_each_line_once_and_starts_over_when_replaced(tmp_
     (tmp_path / "new").write_text('{"step": 1}\n')
     (tmp_path / "new").replace(path)
     assert tail.new_lines() == [{"step": 1}]
+
+
+@pytest.mark.parametrize("mistake", [CheckpointError("is damaged"), PretrainedError("is damaged")])
+def test_a_mistake_is_told_also_where_other_workers_died_of_it(mistake: Exception) -> None:
+    raised = RuntimeError("in a worker")
+    raised.__cause__ = mistake
+    found = failure_of("t2i", WorkerGroupError("two failed", {0: ActorDiedError(), 1: raised}))
+    assert type(found) is TrainError
+    assert str(found) == "stage t2i failed: is damaged"
+
+
+def test_a_worker_that_died_is_no_mistake() -> None:
+    broken = RuntimeError("connection closed by peer")
+    found = failure_of("t2i", WorkerGroupError("two failed", {0: broken, 1: ActorDiedError()}))
+    assert type(found) is WorkerError
+    assert str(found) == "stage t2i failed: RuntimeError: connection closed by peer"
+    assert type(failure_of("t2i", ControllerError(RuntimeError("no room")))) is WorkerError
 
 
 @pytest.mark.ray
