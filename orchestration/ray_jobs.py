@@ -49,7 +49,8 @@ class JobRequest:
     place: str
 
     def to_json(self) -> str:
-        return json.dumps({"work": self.work, "arguments": dict(self.arguments)}, sort_keys=True)
+        # Not sorted: the stages of a configuration have an order.
+        return json.dumps({"work": self.work, "arguments": dict(self.arguments)})
 
     @property
     def base_name(self) -> str:

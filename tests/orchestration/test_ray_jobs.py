@@ -136,9 +136,13 @@ def test_a_mistake_costs_one_line_and_another_job_on_the_folder_is_waited_for(
     assert f"sources/{BATCH}" in printed(tmp_path).partition("error: ")[2]
 
 
-def test_an_address_where_nothing_answers_is_tried_again_and_named(tmp_path: Path) -> None:
+def test_an_address_where_nothing_answers_is_tried_again_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_film(tmp_path)
-    result = run_here(f"http://127.0.0.1:{free_port()}", tmp_path, curation.source_videos)
+    monkeypatch.delenv("STIV_RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", f"http://127.0.0.1:{free_port()}")
+    result = run_here("", tmp_path, curation.source_videos)
     assert "no cluster answers there" in said(result, "source_videos")
     assert [e.event_type_value for e in result.all_events].count("STEP_UP_FOR_RETRY") == 2
 

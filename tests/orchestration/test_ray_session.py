@@ -27,7 +27,11 @@ def free_port() -> int:
 
 @pytest.mark.parametrize(
     ("address", "line"),
-    [("127.0.0.1:1", "nothing answers there"), ("cluster", "expected host:port")],
+    [
+        ("127.0.0.1:1", "nothing answers there"),
+        ("cluster", "expected host:port"),
+        ("ray://127.0.0.1:1", "expected host:port"),
+    ],
 )
 def test_a_wrong_address_is_one_line_at_once(
     address: str, line: str, monkeypatch: pytest.MonkeyPatch
