@@ -245,7 +245,8 @@ def test_a_stage_whose_processes_are_killed_is_tried_again_and_goes_on_from_its_
     assert max(killer.saved) >= 35
     assert {step: lines[step] for step in killer.saved} == killer.saved
     assert min(record.timestamp for record in observed) < killer.at_s[0]
-    assert "loss" in said(result, f"{RECIPE}__t2i")
+    # From a process of Ray behind the driver.
+    assert "TrainController" in printed(tmp_path)
 
 
 def test_a_job_that_its_cluster_forgot_is_started_again_on_the_next(tmp_path: Path) -> None:
