@@ -1,6 +1,10 @@
 """The production configuration against a real PostgreSQL."""
 
+import os
+import shutil
+import signal
 from collections.abc import Generator
+from itertools import pairwise
 from pathlib import Path
 
 import dagster as dg
@@ -8,7 +12,8 @@ import pytest
 
 import orchestration
 from orchestration.assets import curation
-from tests.orchestration.builders import write_film
+from tests.orchestration.builders import BATCH, wait_for
+from tests.orchestration.conftest import Curated
 from tests.orchestration.dagster_ui import dagster_dev
 
 pytestmark = [
@@ -37,34 +42,49 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
         server.cleanup()
 
 
+def started_process(instance: dg.DagsterInstance) -> int | None:
+    """Of the one run that has started, if it has."""
+    starts = [
+        log.dagster_event.pid
+        for run in instance.get_runs()
+        for log in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_START)
+        if log.dagster_event
+    ]
+    return starts[0] if starts else None
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_a_daemon_starts_queued_runs_up_to_the_limit_and_postgres_remembers_them(
-    home: Path,
+def test_queued_runs_start_up_to_the_limit_and_one_whose_process_died_starts_again(
+    home: Path, curated: Curated
 ) -> None:
     assert "max_concurrent_runs: 10" in PRODUCTION
     limited = PRODUCTION.replace("max_concurrent_runs: 10", "max_concurrent_runs: 1")
     (home / "dagster" / "dagster.yaml").write_text(limited)
-    with dagster_dev(home) as server:
+    with (
+        dagster_dev(home) as server,
+        dg.DagsterInstance.from_config(str(home / "dagster")) as instance,
+    ):
         server.add_partitions(["a", "b"])
-        film = write_film(home / "made")
         for batch in ("a", "b"):
-            (home / "sources" / batch).mkdir()
-            (home / "sources" / batch / "film.mp4").write_bytes(film.read_bytes())
-            server.materialize("source_videos", batch)
-        assert server.wait_for_runs(600, count=2) == ["SUCCESS"] * 2, server.log_tail()
-    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
-        key = curation.source_videos.key
+            shutil.copytree(curated.home / "datasets" / BATCH, home / "datasets" / batch)
+            server.materialize("filtered_clips", batch)
+        wait_for(lambda: started_process(instance) is not None, 120)
+        assert sorted(server.states()) == ["QUEUED", "STARTED"]
+        process = started_process(instance)
+        assert process is not None
+        os.kill(process, signal.SIGKILL)
+
+        ended = server.wait_for_runs(600, count=3)
+        assert sorted(ended) == ["FAILURE", "SUCCESS", "SUCCESS"], server.log_tail()
+        runs = sorted((r.start_time or 0, r.end_time or 0) for r in instance.get_run_records())
+        assert all(end <= start for (_, end), (start, _) in pairwise(runs))
+        key = curation.filtered_clips.key
         assert instance.get_materialized_partitions(key) == {"a", "b"}
         event = instance.get_latest_materialization_event(key)
-        assert event is not None
-        assert event.asset_materialization is not None
-        assert event.asset_materialization.metadata["sources_read"].value == 1
-        second, first = instance.get_run_records()
-    assert first.end_time
-    assert second.start_time
-    # Asked for while the first was under way, or before it.
-    assert second.create_timestamp.timestamp() < first.end_time <= second.start_time
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["clips_cut"].value == 3
 
 
 def test_runs_queue_and_are_started_again(home: Path) -> None:
