@@ -1,10 +1,7 @@
 """The production configuration against a real PostgreSQL."""
 
-import os
 import shutil
-import signal
 from collections.abc import Generator
-from itertools import pairwise
 from pathlib import Path
 
 import dagster as dg
@@ -42,20 +39,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
         server.cleanup()
 
 
-def started_process(instance: dg.DagsterInstance) -> int | None:
-    """Of the one run that has started, if it has."""
-    starts = [
-        log.dagster_event.pid
-        for run in instance.get_runs()
-        for log in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_START)
-        if log.dagster_event
-    ]
-    return starts[0] if starts else None
-
-
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_queued_runs_start_up_to_the_limit_and_one_whose_process_died_starts_again(
+def test_queued_runs_start_up_to_the_limit_and_postgres_remembers_them(
     home: Path, curated: Curated
 ) -> None:
     assert "max_concurrent_runs: 10" in PRODUCTION
@@ -69,16 +55,11 @@ def test_queued_runs_start_up_to_the_limit_and_one_whose_process_died_starts_aga
         for batch in ("a", "b"):
             shutil.copytree(curated.home / "datasets" / BATCH, home / "datasets" / batch)
             server.materialize("filtered_clips", batch)
-        wait_for(lambda: started_process(instance) is not None, 120)
+        wait_for(lambda: "STARTED" in server.states(), 120)
         assert sorted(server.states()) == ["QUEUED", "STARTED"]
-        process = started_process(instance)
-        assert process is not None
-        os.kill(process, signal.SIGKILL)
-
-        ended = server.wait_for_runs(600, count=3)
-        assert sorted(ended) == ["FAILURE", "SUCCESS", "SUCCESS"], server.log_tail()
-        runs = sorted((r.start_time or 0, r.end_time or 0) for r in instance.get_run_records())
-        assert all(end <= start for (_, end), (start, _) in pairwise(runs))
+        assert server.wait_for_runs(600, count=2) == ["SUCCESS"] * 2, server.log_tail()
+        second, first = instance.get_run_records()
+        assert (first.end_time or 0) <= (second.start_time or 0)
         key = curation.filtered_clips.key
         assert instance.get_materialized_partitions(key) == {"a", "b"}
         event = instance.get_latest_materialization_event(key)
