@@ -213,20 +213,12 @@ def curation_report(
     """The data card of a batch, and one HTML page with everything that was counted, measured and seen."""
     from data_engine.report import write_report
 
-    for batch in context.partition_keys:
-        paths = workspace.dataset(batch)
-        with step_cost() as cost:
-            page = write_report(engine, paths)
-            shown = report_metadata(engine, paths)
-        shown["page"] = file_link(workspace.relative(page))
-        about = _metadata(engine, workspace, paths.sharded_clips, shown, cost)
-        context.add_asset_metadata(about, partition_key=batch)
-    return dg.MaterializeResult()
-
-
-# To start a run takes longer than a report, and nothing follows that needs a version of each. Set here, because the
-# parameter of the decorator warns whoever loads this.
-curation_report = curation_report.with_attributes(backfill_policy=dg.BackfillPolicy.single_run())
+    paths = workspace.dataset(context.partition_key)
+    with step_cost() as cost:
+        page = write_report(engine, paths)
+        shown = report_metadata(engine, paths)
+    shown["page"] = file_link(workspace.relative(page))
+    return _result(engine, workspace, paths.sharded_clips, shown, cost)
 
 
 def _request(work: str, engine: DataEngineConfig, paths: DatasetPaths, **more: str) -> JobRequest:
@@ -241,20 +233,14 @@ def _result(
     """The fingerprint of a table is its data version: the same again leaves what follows up to date."""
     return dg.MaterializeResult(
         data_version=dg.DataVersion(made_from(table)),
-        metadata=_metadata(engine, workspace, table, shown, cost),
-    )
-
-
-def _metadata(
-    engine: DataEngineConfig, workspace: Workspace, table: Path, shown: Shown, cost: StepCost
-) -> dict[str, Any]:
-    return fitted(
-        {
-            **shown,
-            **cost.metadata(),
-            "dagster/row_count": pq.read_metadata(table).num_rows,
-            "dagster/column_schema": column_schema(table),
-            "config": engine.model_dump(mode="json"),
-            "dagster/uri": workspace.relative(table),
-        }
+        metadata=fitted(
+            {
+                **shown,
+                **cost.metadata(),
+                "dagster/row_count": pq.read_metadata(table).num_rows,
+                "dagster/column_schema": column_schema(table),
+                "config": engine.model_dump(mode="json"),
+                "dagster/uri": workspace.relative(table),
+            }
+        ),
     )

@@ -10,15 +10,10 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-)
 
 from orchestration import automation, checks
 from orchestration.assets.curation import (
     WHEN_OUT_OF_DATE,
-    curation_report,
     scored_clips,
     shards,
     source_videos,
@@ -342,27 +337,6 @@ def test_a_batch_that_failed_a_check_is_left_out_of_the_latents(
         with pytest.raises(dg.Failure) as raised:
             launch(home, instance, latents, overrides=FEW_STEPS)
         assert f"{{'bad': '{twice.check_key.name}'}}" in (raised.value.description or "")
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")
-def test_a_back_fill_of_reports_is_one_run_and_each_batch_has_its_own(
-    curated: Curated, tmp_path: Path
-) -> None:
-    for batch in (BATCH, "other"):
-        shutil.copytree(curated.home / "datasets" / BATCH, tmp_path / "datasets" / batch)
-    with new_instance(tmp_path / "dagster") as instance:
-        instance.add_dynamic_partitions(str(source_batches.name), [BATCH, "other"])
-        # As the daemon asks for them.
-        ends = {ASSET_PARTITION_RANGE_START_TAG: BATCH, ASSET_PARTITION_RANGE_END_TAG: "other"}
-        result = materialize(
-            tmp_path, [shards, curation_report], instance, tags=ends, selection=[curation_report]
-        )
-        made = result.asset_materializations_for_node("curation_report")
-    shown = {m.partition: str(m.metadata["page"].value) for m in made}
-    assert shown == {b: f"datasets/{b}/report/index.html" for b in (BATCH, "other")}
-    assert all((tmp_path / page).exists() for page in shown.values())
 
 
 def write_run(home: Path, name: str, config: TrainConfig, finished: str) -> Path:
