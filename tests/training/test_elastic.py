@@ -17,7 +17,7 @@ from training.step_lines import read_steps
 # One worker to a machine, on a cluster of its own. A machine joins and is lost; another joins, is announced to be taken
 # away, and is. Then the driver dies: how far it has come depends on the computer.
 DRIVE = """
-import os, subprocess, sys, threading, time
+import os, subprocess, sys, threading, time, traceback
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
@@ -56,7 +56,15 @@ def come_and_go():
     wait_for(1)
     os._exit(0)
 
-threading.Thread(target=come_and_go, daemon=True).start()
+def watched():
+    # What fails here must end the run, which has no end of its own.
+    try:
+        come_and_go()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+threading.Thread(target=watched, daemon=True).start()
 launch.fit(TrainConfig.model_validate_json(sys.argv[1]), [sys.argv[2]], run)
 """
 
