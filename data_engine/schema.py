@@ -359,8 +359,13 @@ def shard_entry_from_dict(data: dict[str, Any]) -> ShardEntry:
         )
         for sample in data["samples"]
     )
-    fields_only = {name: value for name, value in data.items() if name != _NUM_CLIPS}
-    return ShardEntry(**(fields_only | {"samples": samples}))
+    return ShardEntry(
+        name=data["name"],
+        bucket=data["bucket"],
+        sha256=data["sha256"],
+        size_bytes=data["size_bytes"],
+        samples=samples,
+    )
 
 
 def clip_id(source_id: str, start_s: float, end_s: float) -> str:

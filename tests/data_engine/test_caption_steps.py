@@ -219,7 +219,7 @@ def test_a_server_that_is_down_for_a_while_costs_no_caption(
     server.reply = reply
     clips = captioned(config, paths)
     assert {clip.error for clip in clips} == {None}
-    assert all(dsg_counts(clip) is not None for clip in clips)
+    assert all(dsg_counts(clip.scores) is not None for clip in clips)
     assert config.captions.prompt not in asked_by(server)
     captioned(config, paths)
     assert asked_by(server) == []
