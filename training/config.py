@@ -372,4 +372,11 @@ class TrainConfig(FrozenModel):
         """
         # One worker fits any batch size; it is no part of an identity.
         plain = {key: value for key, value in found.items() if key != "order_of_stages"}
-        return cls.model_validate({**plain, "num_workers": 1}).identity()
+        # So does any number of steps between two validations, which has no default.
+        stages = {
+            name: {**stage, "validation": {"every_steps": 1, **stage["validation"]}}
+            if stage.get("validation")
+            else stage
+            for name, stage in found["stages"].items()
+        }
+        return cls.model_validate({**plain, "stages": stages, "num_workers": 1}).identity()

@@ -26,6 +26,15 @@ def test_where_a_run_happens_is_no_part_of_its_identity() -> None:
     assert config.model_copy(update={"seed": 1}).identity() != config.identity()
 
 
+def test_an_identity_with_a_validation_is_read_again() -> None:
+    """It leaves out how often to validate, which has no default; a run could not be resumed."""
+    validation = {"share": 0.5, "every_steps": 7, "batch_size": 2, "num_batches": 3}
+    config = tiny_config(stages={"t2v": tiny_stage("t2v", validation=validation)})
+    identity = config.identity()
+    assert identity["stages"]["t2v"]["validation"] == {"share": 0.5}
+    assert type(config).identity_of(identity) == identity
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -56,16 +56,17 @@ def come_and_go():
     wait_for(1)
     os._exit(0)
 
-def watched():
+def train():
     # What fails here must end the run, which has no end of its own.
     try:
-        come_and_go()
-    except BaseException:
+        launch.fit(TrainConfig.model_validate_json(sys.argv[1]), [sys.argv[2]], run)
+    finally:
         traceback.print_exc()
         os._exit(1)
 
-threading.Thread(target=watched, daemon=True).start()
-launch.fit(TrainConfig.model_validate_json(sys.argv[1]), [sys.argv[2]], run)
+threading.Thread(target=train, daemon=True).start()
+# Only the main thread may start a machine.
+come_and_go()
 """
 
 
