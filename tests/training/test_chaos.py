@@ -201,7 +201,7 @@ def driven(
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("default")
 @pytest.mark.usefixtures("local_ray")
 def test_a_driver_killed_during_a_save_and_two_killed_workers_change_nothing(
