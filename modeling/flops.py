@@ -10,7 +10,7 @@ gradients of inputs and of weights cost one each.
 from dataclasses import dataclass, fields
 
 from modeling.config import STIVConfig
-from modeling.image_tokens import NUM_RESIDUAL_BLOCKS
+from modeling.settings import NUM_RESIDUAL_BLOCKS
 
 
 @dataclass(frozen=True, slots=True)

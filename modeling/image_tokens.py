@@ -15,8 +15,8 @@ from torch.nn import Parameter
 from modeling.conditioning import Conditions
 from modeling.config import STIVConfig
 from modeling.embeddings import grid_positions, patchify
+from modeling.settings import NUM_RESIDUAL_BLOCKS
 
-NUM_RESIDUAL_BLOCKS = 4
 NUM_GROUPS = 8
 
 

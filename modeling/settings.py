@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 LATENT_DOWNSAMPLING = 8
 """Pixels per latent position along height and width, for every supported autoencoder."""
 
+NUM_RESIDUAL_BLOCKS = 4
+"""Of the larger projector of given images (STIV table 3)."""
+
 NullImage = Literal["noised", "zeros"]
 
 GivenFrames = Literal["none", "first", "first_four", "every_second", "first_and_last"]

@@ -28,7 +28,7 @@ def complaints(launched: dict[str, Any]) -> list[str]:
         {"filters": {"min_motion": "p10"}},
         {"shots": {"detector": "content"}, "shards": {"duration_edges_s": [2.0, 4.0]}},
         {"subsets": {"sft": {"min_motion": 0.1}}},
-        {"captions": {"captioners": ["template"], "num_frames": 3}},
+        {"captions": {"captioners": ["template"], "num_frames": 2}},
     ],
 )
 def test_fields_of_the_configuration_are_taken(overrides: dict[str, Any]) -> None:
