@@ -66,7 +66,6 @@ def curate_by_clicking(server: Server, page: Page, home: Path) -> None:
     """A partition is added and materialised, and its assets turn green in the graph."""
     page.open(f"{server.url}/locations/{LOCATION}/asset-groups/curation/lineage")
     page.see("scored_clips")
-    assert not page.is_green("scored_clips")
     page.click("Materialize all")
     page.click("Add a partition")
     page.type("name", batch_name())
