@@ -266,10 +266,12 @@ def test_a_source_that_stops_decoding_is_reported_by_the_undivided_decode(
 ) -> None:
     path = tmp_path / "a.mp4"
     data = bytearray(mp4.read_bytes())
-    middle = data.find(b"mdat") + 4000
+    box = data.find(b"mdat") - 4
+    start, end = box + 4000, box + int.from_bytes(data[box : box + 4], "big")
     path.write_bytes(data)
     source = source_at(path)
-    data[middle : middle + 60_000] = bytes(60_000)
+    # More than half: of a source that is damaged here and there the rest is kept.
+    data[start:end] = bytes(end - start)
     path.write_bytes(data)
     parts = Curation(tmp_path / "parts", source, 2.0)
     parts.run(*range(5))
