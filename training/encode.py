@@ -7,7 +7,7 @@ job goes on, and after more clips were added only those are encoded.
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ import ray.data
 import torch
 
 from data_engine.schema import ShardManifest
-from training.checkpoint import file_sha256, write_json
+from training.checkpoint import file_sha256
 from training.config import TrainConfig
 from training.encoders import FITTED_AUTOENCODERS, fit_autoencoder, load_encoders
 from training.encoding import EncodeResult, read_receipt, receipt_path, tar_path, write_latents
@@ -28,6 +28,7 @@ from training.streaming.buckets import Bucket, choose_buckets
 from training.streaming.index import SampleIndex
 from training.streaming.reading import SampleReader
 from training.streaming.shards import LATENTS_MANIFEST_NAME, dataset_names
+from training.streaming.storage import write_whole
 
 CLIPS_PER_SHARD = 128
 CPUS_PER_PROCESS = 0.9
@@ -145,7 +146,7 @@ def encode(  # noqa: PLR0913  (what to encode, where, and how)
     # An empty tar has nothing to train on.
     entries = tuple(receipt.entry for receipt in whole if receipt.entry.samples)
     manifest = ShardManifest(shards=entries, config=encoding.model_dump(mode="json"))
-    write_json(out / LATENTS_MANIFEST_NAME, asdict(manifest))
+    write_whole(out / LATENTS_MANIFEST_NAME, manifest.to_json().encode())
     _remove_others(out, {part.key for part in parts})
     failures = [f"{clip}: {reason}" for receipt in whole for clip, reason in receipt.failed.items()]
     return EncodeResult(
