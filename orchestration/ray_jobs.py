@@ -90,10 +90,14 @@ def run_job(
                 status = _wait(client, name, log, context.log.warning)
             except (ClusterError, dg.Failure):
                 raise
-            except BaseException:
-                # The run was terminated, and nobody is left who wants the result.
+            except BaseException as error:
+                # The run was terminated, and nobody is left who wants the result. Dagster would try the step again, as it
+                # does whatever a step with a policy ends with.
                 _stop(client, name)
-                raise
+                raise dg.Failure(
+                    description=f"the run was terminated, and Ray job {name} with it",
+                    allow_retries=False,
+                ) from error
     return messages.result_of(name, status, log)
 
 

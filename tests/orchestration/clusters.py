@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -51,8 +51,9 @@ def ray_cluster(port: int | None = None) -> Generator[str]:
         yield address
     finally:
         # Not `ray stop`, which ends every Ray of the user, nor a mere SIGTERM, which takes half a minute.
-        for part in [*psutil.Process(process.pid).children(recursive=True), process]:
-            part.kill()
+        with suppress(psutil.NoSuchProcess):
+            for part in [*psutil.Process(process.pid).children(recursive=True), process]:
+                part.kill()
         process.wait()
 
 

@@ -93,7 +93,9 @@ def case_of(config: TrainConfig, micro_batch: int, **changes: Any) -> PassCase:
 )
 def test_a_real_step_takes_what_was_planned(changes: dict[str, Any], tmp_path: Path) -> None:
     config = config_of(**changes)
-    assert planned(config) == pytest.approx(measured(config, tmp_path), rel=0.01)
+    # What a product of bfloat16 takes for itself depends on the instructions that the processor has.
+    rel = 0.05 if config.precision == "bfloat16" else 0.01
+    assert planned(config) == pytest.approx(measured(config, tmp_path), rel=rel)
 
 
 @pytest.mark.parametrize(
