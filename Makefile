@@ -9,7 +9,7 @@ UNIT := $(BIN)/pytest --numprocesses auto --dist loadfile -m "not gpu and not ra
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui check fix test test-unit test-numerics test-ray test-ui browser clean
+.PHONY: help setup demo ui check fix test test-unit test-numerics test-ray test-machines test-ui browser clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,7 +51,7 @@ fix: setup ## Format and mend what can be mended by itself
 
 test: setup browser ## All tests (CI runs this)
 	$(UNIT)
-	$(BIN)/pytest -m "gpu or ray or slow or ui"
+	$(BIN)/pytest -m "(gpu or ray or slow or ui) and not machines"
 
 test-unit: setup ## The tests that need neither Ray nor a browser
 	$(UNIT)
@@ -60,7 +60,10 @@ test-numerics: setup ## The proofs of docs/fidelity.md, on the CPU
 	$(BIN)/pytest tests/numerics
 
 test-ray: setup ## The tests that start a local Ray
-	$(BIN)/pytest -m "ray and not ui"
+	$(BIN)/pytest -m "ray and not ui and not machines"
+
+test-machines: setup ## The test in which machines join and leave a run; minutes long, so not among all tests
+	$(BIN)/pytest -m machines
 
 test-ui: setup browser ## The tests that drive the Dagster UI and the app in Chromium
 	$(BIN)/pytest -m ui

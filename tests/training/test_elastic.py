@@ -89,6 +89,7 @@ def test_the_number_of_workers_is_no_part_of_what_a_run_computes() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.machines
 @pytest.mark.timeout(900)
 def test_machines_that_come_and_go_change_the_workers_and_nothing_else(tmp_path: Path) -> None:
     """Weights hardly move, so that every loss tells the samples of its step, however many steps went before."""
