@@ -55,7 +55,7 @@ def find_files(source: str, suffixes: frozenset[str]) -> Found:
 
 def _find_local(source: str, suffixes: frozenset[str]) -> Found:
     # abspath and not resolve: names are those the user sees, links included.
-    given = Path(os.path.abspath(Path(source).expanduser()))  # noqa: PTH100
+    given = Path(os.path.abspath(Path(source).expanduser()))  # noqa: PTH100  # absolute, but links are not followed
     found = Found(is_folder=given.is_dir())
     if found.is_folder:
         for path in _walk(given, found):

@@ -31,4 +31,4 @@ def test_what_was_lost_is_tried_again_and_a_mistake_is_not(
 def test_every_asset_that_works_for_long_is_tried_again() -> None:
     assets = [a for a in defs.assets or () if isinstance(a, dg.AssetsDefinition)]
     assert {a.key.to_user_string() for a in assets} >= {"scored_clips", "demo_tiny/t2i"}
-    assert all(a.op.retry_policy == AGAIN for a in assets)  # pyright: ignore[reportAttributeAccessIssue]
+    assert all(a.op.retry_policy == AGAIN for a in assets)  # pyright: ignore[reportAttributeAccessIssue]  # Dagster leaves it untyped

@@ -216,7 +216,7 @@ def test_a_stage_that_still_trains_is_taken_where_it_is_named(
     assert [one.checkpoint for one in last] == ["step-000006"] * 2
     results = [RunDirectory(path).stage("stiv").result() for path in (whole, broken)]
     assert results[0] is not None
-    assert results[0].last_loss == results[1].last_loss  # pyright: ignore[reportOptionalMemberAccess]
+    assert results[0].last_loss == results[1].last_loss  # pyright: ignore[reportOptionalMemberAccess]  # both are finished
 
 
 def test_an_unreadable_image_is_one_line(run: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ _PICTURE_PX, _PATCH_PX = 16, 8
 
 def _tokenizer(words: Sequence[str] = _WORDS) -> "transformers.PreTrainedTokenizerFast":
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.pre_tokenizer = WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]  # typed without its setter
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
