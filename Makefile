@@ -28,10 +28,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup ## Film -> shards -> tiny STIV in three stages -> sampled videos (about 7 minutes on 2 cores)
 	$(BIN)/stiv demo --home demo
 
-# Beside Dagster, for the links in it, the reports (3001) and TensorBoard (6006); they end with it.
+# Beside Dagster, for the links in it, the reports (3001) and TensorBoard (6006); they end with it. The limit of the pool
+# is set by name, because Dagster starts all runs that it finds queued before it has noted a default one.
 ui: setup ## Open the Dagster UI on 127.0.0.1:3000 over the same folders as the demo
 	@mkdir -p $(DEMO)/dagster $(DEMO)/sources $(DEMO)/runs
 	@cp orchestration/dagster.yaml $(DEMO)/dagster/dagster.yaml
+	@DAGSTER_HOME=$(DEMO)/dagster $(BIN)/dagster instance concurrency set ray 1 >/dev/null
 	@trap 'kill $$reports $$curves 2>/dev/null' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM; \
 	  $(BIN)/python -m orchestration.file_server $(DEMO) --port 3001 & reports=$$!; \
 	  $(BIN)/tensorboard --logdir $(DEMO)/runs --host 127.0.0.1 --port 6006 >/dev/null 2>&1 & curves=$$!; \

@@ -144,6 +144,8 @@ def dagster_dev(home: Path, **variables: str) -> Generator[Server]:
     environment = (
         os.environ | {"DAGSTER_HOME": str(home / "dagster"), "STIV_HOME": str(home)} | variables
     )
+    limit = [dagster, "instance", "concurrency", "set", "ray", "1"]
+    subprocess.run(limit, env=environment, check=True, capture_output=True, timeout=START_TIMEOUT_S)
     log = home / "dagster-dev.log"
     # A process that is born with SIGINT ignored cannot be ended but by force: Dagster copies that onto SIGTERM.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
