@@ -243,11 +243,18 @@ def main() -> None:
         film.write(sources)
     files = list(sources.glob("*.mp4"))
     total_s = sum(probe(local_source(file), ProbeConfig()).duration_s for file in files)
+    chosen = sides(arguments)
+    # All of them first: a side that cannot run is found before hours of the others.
+    startups = {
+        name: watched(command(alone, home / f"{name} alone"))
+        for name, (command, _) in chosen.items()
+    }
     rows: list[tuple[str, Side]] = []
-    for name, (command, read) in sides(arguments).items():
-        startup = watched(command(alone, home / f"{name} alone"))
+    for name, (command, read) in chosen.items():
         cost = watched(command(sources, home / name))
-        rows.append((name, Side(cost, startup.wall_s, Outcome.of(read(home / name), films))))
+        outcome = Outcome.of(read(home / name), films)
+        rows.append((name, Side(cost, startups[name].wall_s, outcome)))
+        sys.stderr.write(f"{name}: {cost.cpu_s / total_s:.3f} CPU-seconds a second of video\n")
     same = home / "this engine, same operations"
     this = [sys.executable, "-m", "benchmarks.curate", "--film", str(arguments.film), "--only"]
     floor = watched([*this, "floor", str(sources), str(same)])

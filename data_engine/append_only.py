@@ -23,6 +23,8 @@ from data_engine.tables import (
 
 _FINDING = pa.struct([(name, pa.string()) for name in ("step", "reason", "detail")])
 
+PROBED = pa.schema([(name, pa.string()) for name in ("file", "uri", "source", "reason", "detail")])
+PROBED_KEY = ("file",)
 SCORES = pa.schema(
     [
         ("clip_id", pa.string()),

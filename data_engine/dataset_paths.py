@@ -6,6 +6,7 @@ A data set is a folder::
     sources.parquet           readable source videos
     quarantine.parquet        sources that could not be read, with the reason
     undecodable.parquet       sources that stopped decoding later, with the reason
+    probed/*.parquet          append-only: what probing said of a file, by what the listing says of it
     cuts/<source_id>.parquet  what the decode pass of one source found; its frames lie beside it
     parts/<source_id>/        what was decoded of a long source, in parts, until all of it is
     scores/*.parquet          append-only: what the scorers of frames said, by clip, scorer and version
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DATASET_FOLDERS = frozenset(
-    {"cuts", "parts", "scores", "captions", "judgements", "encoded", "shards", "report"}
+    {"probed", "cuts", "parts", "scores", "captions", "judgements", "encoded", "shards", "report"}
 )
 """The folders of a data set, by name."""
 
@@ -80,6 +81,10 @@ class DatasetPaths:
     @property
     def undecodable(self) -> Path:
         return self.root / "undecodable.parquet"
+
+    @property
+    def probed(self) -> Path:
+        return self.root / "probed"
 
     def cuts(self, source_id: str) -> Path:
         return self.root / "cuts" / f"{source_id}.parquet"

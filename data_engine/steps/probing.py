@@ -1,8 +1,13 @@
 """Which sources there are, and which of them can be read."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any, Self
 
+from data_engine.append_only import PROBED, PROBED_KEY, compact, read_parts
 from data_engine.config import DataEngineConfig
 from data_engine.probe import merge_copies
 from data_engine.ray_rows import OnProgress, map_rows
@@ -23,6 +28,7 @@ from data_engine.tables import (
     SOURCES,
     DatasetPaths,
     fingerprint,
+    remove_orphans,
     rows_of,
     write_counts,
     write_table,
@@ -30,12 +36,19 @@ from data_engine.tables import (
 from data_engine.throughput import stage_clock
 from data_engine.workers import ProbeSource
 
+_PROBE_VERSION = 1
+"""Another one probes everything again."""
+_KEPT_EVERY_S = 5.0
+
 
 @alone
 def probe_sources(
     config: DataEngineConfig, source: str, paths: DatasetPaths, on_progress: OnProgress
 ) -> None:
-    """Write the table of readable sources, and the quarantine of the others with their reasons."""
+    """Write the table of readable sources, and the quarantine of the others with their reasons.
+
+    A file of which the listing says the same as before is not read again: its hash takes all of its bytes.
+    """
     save_config(config, paths)
     listing = list_sources(source)
     write_counts(paths.skipped, listing.skipped)
@@ -47,11 +60,25 @@ def probe_sources(
     )
     if is_done(paths.sources, goal):
         return
-    rows = [{"uri": file.uri, "file": file.to_json()} for file in listing.files]
-    counted = Counter("probe", len(rows), "sources", on_progress)
-    with stage_clock(paths, "probe", len(rows), "sources"):
-        listeners = each(counted, Patience(config.workers))
+    remove_orphans(paths.probed)
+    remembered = fingerprint("probed", _PROBE_VERSION, config.probe)
+    keys = {file.uri: fingerprint(file.to_json()) for file in listing.files}
+    known = {row["file"]: row for row in read_parts(paths.probed, remembered)}
+    probed = [known[key] for key in keys.values() if key in known]
+    rows = [
+        {"uri": file.uri, "file": file.to_json()}
+        for file in listing.files
+        if keys[file.uri] not in known
+    ]
+    counted = Counter("probe", len(keys), "sources", on_progress, done=len(probed))
+    with (
+        stage_clock(paths, "probe", len(rows), "sources"),
+        _Memory(paths.probed, remembered, keys) as memory,
+    ):
+        listeners = each(counted, memory, Patience(config.workers))
         finished = map_rows(rows, partial(ProbeSource, config), key="uri", on_row=listeners)
+    compact(paths.probed, remembered, PROBED_KEY)
+    probed += finished.rows
     quarantine = [
         *listing.unusable,
         *(
@@ -64,13 +91,45 @@ def probe_sources(
         ),
         *(
             QuarantinedSource(uri=row["uri"], reason=row["reason"], detail=row["detail"])
-            for row in finished.rows
+            for row in probed
             if row["source"] is None
         ),
     ]
     quarantine.sort(key=lambda row: (row.uri, row.reason))
-    probed = (SourceVideo.from_json(row["source"]) for row in finished.rows if row["source"])
     is_unfinished = bool(finished.crashed or unanswered(finished.rows))
     write_table(paths.quarantine, rows_of(quarantine), QUARANTINE, goal)
-    sources = rows_of(merge_copies(probed))
+    readable = (SourceVideo.from_json(row["source"]) for row in probed if row["source"])
+    sources = rows_of(merge_copies(readable))
     write_table(paths.sources, sources, SOURCES, unfinished(goal, is_unfinished))
+
+
+class _Memory:
+    """Keeps what was found out of each file while others are still read, so that a job that is killed loses seconds.
+
+    What got no answer is not kept: it may get one the next time.
+    """
+
+    def __init__(self, folder: Path, made_from: str, keys: Mapping[str, str]) -> None:
+        self._folder, self._made_from, self._keys = folder, made_from, keys
+        self._waiting: list[dict[str, Any]] = []
+        self._kept_s = monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._keep()
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        if not unanswered([row]):
+            found = {name: row[name] for name in ("uri", "source", "reason", "detail")}
+            self._waiting.append(found | {"file": self._keys[row["uri"]]})
+        if monotonic() - self._kept_s > _KEPT_EVERY_S:
+            self._keep()
+
+    def _keep(self) -> None:
+        if self._waiting:
+            name = fingerprint([row["file"] for row in self._waiting])
+            write_table(self._folder / f"{name}.parquet", self._waiting, PROBED, self._made_from)
+        self._waiting = []
+        self._kept_s = monotonic()
