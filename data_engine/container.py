@@ -2,6 +2,8 @@
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from threading import get_ident
 from typing import Any, Literal, cast
 
 import av
@@ -12,7 +14,7 @@ from av.error import ExitError, FFmpegError
 from av.packet import Packet
 from av.stream import Stream
 from av.video.frame import VideoFrame
-from av.video.reformatter import Colorspace
+from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -130,18 +132,27 @@ def upright_pixels(
     if rotation_deg % 180:
         height_px, width_px = width_px, height_px
     has_wide_range = is_hdr(int(frame.color_trc))
-    image = frame.to_ndarray(
+    scaled = _scaler(get_ident(), height_px, width_px, scaling).reformat(
+        frame,
+        width=width_px,
+        height=height_px,
         format="rgb48le" if has_wide_range else "rgb24",
         # One that does not name its matrix would be taken for one of standard definition.
         src_colorspace=Colorspace.BT2020
         if has_wide_range and frame.colorspace == _UNNAMED
         else None,
-        width=width_px,
-        height=height_px,
         interpolation=scaling,
+        threads=1,
     )
     # FFmpeg's angle is counter-clockwise; so is numpy's.
-    return np.ascontiguousarray(np.rot90(image, k=rotation_deg // 90 % 4))
+    return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), k=rotation_deg // 90 % 4))
+
+
+@lru_cache(maxsize=32)
+def _scaler(thread_id: int, height_px: int, width_px: int, scaling: Scaling) -> VideoReformatter:
+    """One for all frames: a frame that is asked by itself builds tables and starts threads of its own each time."""
+    del thread_id, height_px, width_px, scaling
+    return VideoReformatter()
 
 
 def for_screen(pixels: Pixels, frame: VideoFrame) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ import av
 import decord
 import numpy as np
 from av.error import FFmpegError
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -122,12 +122,14 @@ def _decode_with_pyav(video: bytes, wanted: Sequence[int], fit: Fit) -> FramesFH
     left = set(wanted)
     frames: list[NDArray[np.uint8]] = []
     num_decoded = 0
+    # One for the clip: a frame that is asked by itself builds tables and starts threads of its own each time.
+    scaler = VideoReformatter()
     try:
         with av.open(io.BytesIO(video), mode="r", options=MEDIA_OPTIONS) as container:
             for num_decoded, frame in enumerate(container.decode(video=0), start=1):
                 if num_decoded - 1 in left:
                     left.remove(num_decoded - 1)
-                    frames.append(_to_array(frame, fit))
+                    frames.append(_to_array(scaler, frame, fit))
                 if not left:
                     break
     except FFmpegError as error:
@@ -137,12 +139,14 @@ def _decode_with_pyav(video: bytes, wanted: Sequence[int], fit: Fit) -> FramesFH
     return np.stack(frames)
 
 
-def _to_array(frame: av.VideoFrame, fit: Fit) -> NDArray[np.uint8]:
-    resized = frame.reformat(
+def _to_array(scaler: VideoReformatter, frame: av.VideoFrame, fit: Fit) -> NDArray[np.uint8]:
+    resized = scaler.reformat(
+        frame,
         width=fit.resized_width_px,
         height=fit.resized_height_px,
         format="rgb24",
         interpolation=Interpolation.BICUBIC,
+        threads=1,
     )
     return resized.to_ndarray().astype(np.uint8, copy=False)
 
