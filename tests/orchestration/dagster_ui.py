@@ -18,7 +18,11 @@ from typing import Any, Literal
 import psutil
 from PIL import Image
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import (
+    ElementNotInteractableException,
+    NoSuchElementException,
+    StaleElementReferenceException,
+)
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -231,8 +235,19 @@ class Page:
 
     def type(self, placeholder: str, text: str) -> None:
         fields = (By.CSS_SELECTOR, f"[placeholder='{placeholder}']")
-        field = self._wait.until(lambda browser: browser.find_element(*fields))
-        field.send_keys(text)
+
+        def typed(browser: webdriver.Chrome) -> bool:
+            try:
+                browser.find_element(*fields).send_keys(text)
+            except (NoSuchElementException, ElementNotInteractableException):
+                return False  # It is there before one can type in it.
+            return True
+
+        self._wait.until(typed, f"no field {placeholder!r} on {self.address}")
+
+    def wait_until_gone(self, text: str) -> None:
+        path = f"//*[contains(text(), '{text}')]"
+        self._wait.until_not(lambda browser: browser.find_elements(By.XPATH, path))
 
     def pick_partition(self, name: str) -> None:
         """In the launchpad of a job."""

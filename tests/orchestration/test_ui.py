@@ -38,6 +38,10 @@ SHORT: dict[str, Any] = {
     "stages": {name: {**stage, "num_steps": 60} for name, stage in FEW_STEPS["stages"].items()},
 }
 """Enough steps for the loss to fall."""
+SHOWN: dict[str, Any] = {
+    "stages": {"t2i": {"batch_size": 16}, "t2v": {"batch_size": 8}, "stiv": {"batch_size": 8}}
+}
+"""Of the few clips of a batch, and enough steps for real ones."""
 
 
 @pytest.mark.ui
@@ -122,7 +126,7 @@ def be_refused(server: Server, page: Page) -> None:
 def train_from_the_launchpad(server: Server, page: Page) -> None:
     """With an override that fits, every stage is trained."""
     open_launchpad(server, page)
-    page.write_config(launched("short", SHORT))
+    page.write_config(launched("short", SHOWN if TAKES_PICTURES else SHORT))
     page.see("No errors")
     page.launch()
     assert server.wait_for_runs(TRAINING_S, count=2) == ["SUCCESS"] * 2, server.log_tail()
@@ -161,6 +165,7 @@ def terminate_a_run(server: Server, page: Page, home: Path) -> None:
     if TAKES_PICTURES:
         look_at_live_plots(server, page, metrics)
         page.open(run)
+    page.wait_until_gone("Loading run logs")
     picture(page, "run")
     page.click("Terminate")
     page.click("Terminate 1 run")
@@ -173,7 +178,7 @@ def look_at_live_plots(server: Server, page: Page, metrics: Path) -> None:
     wait_for(lambda: len(metrics.read_text().splitlines()) >= 2500, TRAINING_S)
     page.open(f"{server.url}/assets/demo_tiny/t2i")
     page.click("Plots")
-    page.see("running_loss")
+    page.scroll_to("running_loss")
     picture(page, "live")
 
 
