@@ -53,7 +53,7 @@ fix: setup ## Format and mend what can be mended by itself
 
 test: setup browser ## All tests (CI runs this)
 	$(UNIT)
-	$(BIN)/pytest -m "(gpu or ray or slow or ui) and not machines"
+	$(BIN)/pytest --durations 30 -m "(gpu or ray or slow or ui) and not machines"
 
 test-unit: setup ## The tests that need neither Ray nor a browser
 	$(UNIT)

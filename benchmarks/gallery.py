@@ -11,7 +11,8 @@ alone, whose licence allows the pictures. Pictures that the same weights made ar
     stiv train --recipe tup_tiny_64 --dataset datasets/samples --run runs/tup --from-run runs/v2v
     stiv train --recipe long_video_tiny_64 --dataset datasets/samples --run runs/long --from-run runs/v2v
 
-and those of `multi_view_tiny_80` and `class_to_video_tiny_48` on the sets of benchmarks/small_sets.py.
+and those of `multi_view_tiny_80` and `class_to_video_tiny_48` on the sets of benchmarks/small_sets.py. The chain of the page is
+longer than its recipe: `stages.STAGE.num_steps` are those of its table, with `ema_decay=0.99` for those of 300 and more.
 """
 
 import argparse
@@ -47,7 +48,7 @@ Attribution 3.0.
 """
 _CHAIN = """## The chain
 
-A run of `{name}` on {num_clips} clips.
+A run of `{name}` on {num_clips} clips, with more steps than the recipe has.
 
 | stage | from | steps | minutes | held-out loss, first to last |
 |---|---|---:|---:|---|
