@@ -16,6 +16,7 @@ longer than its recipe: `stages.STAGE.num_steps` are those of its table, with `e
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,14 +29,15 @@ from training.config import TrainConfig
 from training.evaluation.evaluate import SHEET_NAME, EvaluationPlan, Judges, Task, evaluate_run
 from training.evaluation.generation import Sampling
 from training.evaluation.results import EvaluationResult
-from training.run_directory import RunDirectory
+from training.run_directory import RunDirectory, StageDirectory
 from training.telemetry import read_steps
 
 _HEAD = """# Gallery
 
 Each pair of rows shows four frames of a made video and, below it, of the real clip of the same caption. The clips were held out from
-training. Made on two CPU cores by `python -m benchmarks.gallery` from small runs on the sample videos. At this size the
-model learns to keep a given frame and the colours and layout around it, under blocky noise; from text alone it makes coloured texture.
+training. Made on two CPU cores by `python -m benchmarks.gallery` from small runs on the sample videos. Given a frame, the model
+keeps it and goes on from it: what moves blurs or breaks into blocks, what stands still stays. From text alone, after so few
+steps, it makes the colours of the film in blocks, and follows no caption.
 
 The applications at the end show their frames and play them, above what was made and below the real clips. Given frames go
 through the sampler unchanged: behind the autoencoder they equal the input bit for bit, which is written as 100 dB and checked in
@@ -74,10 +76,18 @@ def _title(section: str) -> str:
 def chain_row(run: RunDirectory, config: TrainConfig, stage: str) -> str:
     result = run.stage(stage).result()
     assert result is not None, "the run is finished"
-    losses = [line["loss"] for line in read_steps(run.stage(stage).validation)]
+    losses = [line["loss"] for line in read_steps(_trained(run.stage(stage)).validation)]
     fell = f"{losses[0]:.3f} to {losses[-1]:.3f}" if losses else "not measured"
     start = " and ".join(config.starts_of(stage)) or "fresh weights"
     return f"| {stage} | {start} | {result.num_steps} | {result.seconds / 60:.1f} | {fell} |"
+
+
+def _trained(stage: StageDirectory) -> StageDirectory:
+    """Where it was trained: a stage that was taken over from another run has its curves there."""
+    if not stage.origin.exists():
+        return stage
+    origin = json.loads(stage.origin.read_bytes())
+    return _trained(RunDirectory(Path(origin["run"])).stage(origin["stage"]))
 
 
 def tasks_of(config: TrainConfig, stage: str) -> list[Task]:
