@@ -42,6 +42,7 @@ SHOWN: dict[str, Any] = {
     "stages": {"t2i": {"batch_size": 16}, "t2v": {"batch_size": 8}, "stiv": {"batch_size": 8}}
 }
 """Of the few clips of a batch, and enough steps for real ones."""
+TRAINED = SHOWN if TAKES_PICTURES else SHORT
 
 
 @pytest.mark.ui
@@ -126,7 +127,7 @@ def be_refused(server: Server, page: Page) -> None:
 def train_from_the_launchpad(server: Server, page: Page) -> None:
     """With an override that fits, every stage is trained."""
     open_launchpad(server, page)
-    page.write_config(launched("short", SHOWN if TAKES_PICTURES else SHORT))
+    page.write_config(launched("short", TRAINED))
     page.see("No errors")
     page.launch()
     assert server.wait_for_runs(TRAINING_S, count=2) == ["SUCCESS"] * 2, server.log_tail()
@@ -150,8 +151,8 @@ def terminate_a_run(server: Server, page: Page, home: Path) -> None:
     others = raylets()  # such as that of the tests before
     open_launchpad(server, page)
     endless = {"num_steps": 50_000, "batch_size": 2, "checkpoint_every_steps": 10_000}
-    stages = {**FEW_STEPS["stages"], "t2i": endless}
-    page.write_config(launched("endless", {**FEW_STEPS, "stages": stages}))
+    stages = {**TRAINED["stages"], "t2i": endless}
+    page.write_config(launched("endless", {**TRAINED, "stages": stages}))
     page.launch()
     metrics = home / "runs" / "endless" / "t2i" / "metrics.jsonl"
 
@@ -165,7 +166,7 @@ def terminate_a_run(server: Server, page: Page, home: Path) -> None:
     if TAKES_PICTURES:
         look_at_live_plots(server, page, metrics)
         page.open(run)
-    page.wait_until_gone("Loading run logs")
+        page.wait_until_gone("Loading run logs")
     picture(page, "run")
     page.click("Terminate")
     page.click("Terminate 1 run")
