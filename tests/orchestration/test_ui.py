@@ -71,6 +71,7 @@ def test_a_batch_is_curated_and_trained_on_by_clicking(tmp_path: Path) -> None:
 
 def curate_by_clicking(server: Server, page: Page, home: Path) -> None:
     """A partition is added and materialised, and its assets turn green in the graph."""
+    videos = make_videos(home / "made")
     page.open(f"{server.url}/locations/{LOCATION}/asset-groups/curation/lineage")
     page.see("scored_clips")
     page.click("Materialize all")
@@ -78,8 +79,8 @@ def curate_by_clicking(server: Server, page: Page, home: Path) -> None:
     page.type("name", batch_name())
     page.click("Save")
     page.see("Launch 1 run")
-    # Only now, since the sensor would add the partition of a folder that it finds before.
-    put_videos(home)
+    # Only now and at once, since the sensor would add the partition of a folder that it finds before.
+    videos.rename(home / "sources" / batch_name())
     page.click("Launch 1 run")
     assert server.wait_for_runs(CURATION_S) == ["SUCCESS"], server.log_tail()
 
@@ -237,12 +238,12 @@ def batch_name() -> str:
     return Path(given).name if given else BATCH
 
 
-def put_videos(home: Path) -> None:
+def make_videos(home: Path) -> Path:
+    """The folder of the batch."""
     given = os.environ.get("STIV_UI_BATCH")
     if given:
-        shutil.copytree(given, home / "sources" / batch_name())
-    else:
-        write_film(home)
+        return Path(shutil.copytree(given, home / batch_name()))
+    return write_film(home).parent
 
 
 def picture(page: Page, name: str) -> None:
