@@ -25,6 +25,7 @@ from PIL import Image
 
 from benchmarks.gallery_applications import application_sections
 from orchestration.judges import open_judges
+from training.branch import Origin
 from training.config import TrainConfig
 from training.evaluation.evaluate import SHEET_NAME, EvaluationPlan, Judges, Task, evaluate_run
 from training.evaluation.generation import Sampling
@@ -50,7 +51,7 @@ Attribution 3.0.
 """
 _CHAIN = """## The chain
 
-A run of `{name}` on {num_clips} clips, with more steps than the recipe has.
+A run of `{name}` on {num_clips} clips, with the steps of this table.
 
 | stage | from | steps | minutes | held-out loss, first to last |
 |---|---|---:|---:|---|
@@ -86,8 +87,8 @@ def _trained(stage: StageDirectory) -> StageDirectory:
     """Where it was trained: a stage that was taken over from another run has its curves there."""
     if not stage.origin.exists():
         return stage
-    origin = json.loads(stage.origin.read_bytes())
-    return _trained(RunDirectory(Path(origin["run"])).stage(origin["stage"]))
+    origin = Origin(**json.loads(stage.origin.read_bytes()))
+    return _trained(RunDirectory(Path(origin.run)).stage(origin.stage))
 
 
 def tasks_of(config: TrainConfig, stage: str) -> list[Task]:

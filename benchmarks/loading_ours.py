@@ -113,12 +113,12 @@ def decoders(dataset: Path) -> list[tuple[int, int, float, float]]:
         span = (count - 1) * stride + 1
         chosen = [(video, frames) for video, frames in clips if frames >= span]
         spent: list[float] = []
-        for read in (decode._decode_with_decord, decode._decode_with_pyav):  # pyright: ignore[reportPrivateUsage]  # what is measured is inside
+        for read in (decode._decode_with_decord, decode._decode_with_pyav):
             rng = np.random.default_rng(0)
             before_s = time.process_time()
             for video, frames in chosen:
                 start = int(rng.integers(0, frames - span + 1))
-                size_px = decode._frame_size(video)  # pyright: ignore[reportPrivateUsage]  # what is measured is inside
+                size_px = decode._frame_size(video)
                 fit = fit_to_cover(size_px, (SIZE_PX, SIZE_PX))
                 read(video, range(start, start + span, stride), fit)
             spent.append((time.process_time() - before_s) / len(chosen) * 1000)

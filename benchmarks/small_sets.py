@@ -11,7 +11,6 @@ of a video is its category, as the data engine found it.
 import argparse
 import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +28,8 @@ DISTANCE_SIZES = 1.6
 
 def write_views(out: Path, num_objects: int) -> None:
     """A sample is seven frames: the given view, then those of `CAMERAS`; white around an object of one colour."""
-    import pybullet  # pyright: ignore[reportMissingImports]  # installed for this script only
-    import pybullet_data  # pyright: ignore[reportMissingImports]  # the same
+    import pybullet
+    import pybullet_data
 
     pybullet.connect(pybullet.DIRECT)
     meshes = sorted(Path(pybullet_data.getDataPath(), "random_urdfs").glob("*/*.urdf"))
@@ -77,15 +76,10 @@ def _seven_views(pybullet, mesh: Path) -> FramesFHWC:
 def write_classes(dataset: Path, out: Path) -> None:
     """The same videos, whose captions are the names of their categories."""
     with wds.TarWriter(str(out)) as tar:
-        for shard in sorted(dataset.rglob("*.tar")):
-            with tarfile.open(shard) as found:
-                members = {m.name: m for m in found.getmembers()}
-                for name in [name for name in members if name.endswith(".json")]:
-                    key = name.removesuffix(".json")
-                    record = json.load(found.extractfile(members[name]))  # pyright: ignore[reportArgumentType]
-                    video = found.extractfile(members[f"{key}.mp4"]).read()  # pyright: ignore[reportOptionalMemberAccess]
-                    label = record["category"]["name"]
-                    tar.write({"__key__": key, "mp4": video, "txt": label})
+        shards = [str(shard) for shard in sorted(dataset.rglob("*.tar"))]
+        for clip in wds.WebDataset(shards, shardshuffle=False):
+            label = json.loads(clip["json"])["category"]["name"]
+            tar.write({"__key__": clip["__key__"], "mp4": clip["mp4"], "txt": label})
 
 
 def main() -> None:

@@ -150,8 +150,11 @@ def upright_pixels(
 
 @lru_cache(maxsize=32)
 def _scaler(thread_id: int, height_px: int, width_px: int, scaling: Scaling) -> VideoReformatter:
-    """One for all frames: a frame that is asked by itself builds tables and starts threads of its own each time."""
-    del thread_id, height_px, width_px, scaling
+    """One for all frames of a size, in each thread, because it builds its tables anew when it is asked for something else.
+
+    A frame that is asked by itself builds them each time, and starts threads of its own.
+    """
+    del thread_id, height_px, width_px, scaling  # of the key only
     return VideoReformatter()
 
 

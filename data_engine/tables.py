@@ -116,9 +116,8 @@ def write_atomically(path: Path) -> Generator[IO[bytes]]:
         # mkstemp makes files that only their owner can read.
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
-    except BaseException:
+    finally:
         Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def remove_orphans(*folders: Path) -> None:

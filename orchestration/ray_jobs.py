@@ -88,9 +88,7 @@ def run_job(
             turn.close()
             try:
                 status = _wait(client, name, log, context.log.warning)
-            except (ClusterError, dg.Failure):
-                raise
-            except BaseException as error:
+            except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:
                 # The run was terminated, and nobody is left who wants the result. Dagster would try the step again, as it
                 # does whatever a step with a policy ends with.
                 _stop(client, name)

@@ -1,4 +1,3 @@
-# pyright: basic, reportMissingImports=false
 """Curation of a folder of videos by Data-Juicer 1.6, by its operators that need no model from a hub.
 
     PYTHON benchmarks/peers/with_data_juicer.py --sources videos --out curated

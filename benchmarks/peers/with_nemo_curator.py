@@ -1,4 +1,3 @@
-# pyright: basic, reportMissingImports=false
 """Curation of a folder of videos by NVIDIA NeMo Curator 1.4 on its Ray Data executor, without a GPU.
 
     PYTHON benchmarks/peers/with_nemo_curator.py --sources videos --out curated

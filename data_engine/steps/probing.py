@@ -62,14 +62,11 @@ def probe_sources(
         return
     remove_orphans(paths.probed)
     remembered = fingerprint("probed", _PROBE_VERSION, config.probe)
-    keys = {file.uri: fingerprint(file.to_json()) for file in listing.files}
+    files = {file.uri: file.to_json() for file in listing.files}
+    keys = {uri: fingerprint(file) for uri, file in files.items()}
     known = {row["file"]: row for row in read_parts(paths.probed, remembered)}
     probed = [known[key] for key in keys.values() if key in known]
-    rows = [
-        {"uri": file.uri, "file": file.to_json()}
-        for file in listing.files
-        if keys[file.uri] not in known
-    ]
+    rows = [{"uri": uri, "file": file} for uri, file in files.items() if keys[uri] not in known]
     counted = Counter("probe", len(keys), "sources", on_progress, done=len(probed))
     with (
         stage_clock(paths, "probe", len(rows), "sources"),

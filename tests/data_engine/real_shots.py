@@ -20,7 +20,7 @@ FOOTAGE_S = (
     (100.0, 103.7), (113.0, 117.6), (123.6, 126.7), (186.2, 189.1), (200.0, 204.0), (214.0, 220.0),
     (232.7, 241.0), (243.7, 250.5), (266.4, 270.1), (270.6, 275.7), (281.6, 284.5), (292.4, 295.0),
     (308.5, 312.3), (381.4, 389.5), (399.9, 403.5), (412.3, 415.3), (436.4, 440.0), (452.0, 458.0),
-)  # fmt: skip
+)  # fmt: skip  # a table
 
 TimedShot = Callable[[float], Image]
 """From seconds since the shot began to its picture (HxWx3 RGB). Defined before its start and after its end too."""

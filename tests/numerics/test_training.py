@@ -81,7 +81,7 @@ ROWS = (
     ("stiv", "every mode of given frames", {"stages.*.given": ["first", "every_second", "first_and_last"]}),
     ("stiv", "null image of zeros", {"model.contract.null_image": "zeros"}),
     ("t2v", "timestep shift", {"stages.*.timestep_shift": 3.0}),
-)  # fmt: skip
+)  # fmt: skip  # a table
 
 
 def of_embedded_encoders(overrides: dict[str, Any]) -> dict[str, Any]:

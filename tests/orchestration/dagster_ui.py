@@ -131,8 +131,6 @@ def dagster_dev(home: Path, **variables: str) -> Generator[Server]:
     (home / "dagster").mkdir(parents=True, exist_ok=True)
     (home / "sources").mkdir(exist_ok=True)
     package = Path(orchestration.__file__).parent
-    if not (home / "dagster" / "dagster.yaml").exists():
-        shutil.copy(package / "dagster.yaml", home / "dagster")
     port = free_port()
     dagster = str(Path(sys.executable).with_name("dagster"))
     command = [
@@ -148,8 +146,12 @@ def dagster_dev(home: Path, **variables: str) -> Generator[Server]:
     environment = (
         os.environ | {"DAGSTER_HOME": str(home / "dagster"), "STIV_HOME": str(home)} | variables
     )
-    limit = [dagster, "instance", "concurrency", "set", "ray", "1"]
-    subprocess.run(limit, env=environment, check=True, capture_output=True, timeout=START_TIMEOUT_S)
+    if not (home / "dagster" / "dagster.yaml").exists():
+        shutil.copy(package / "dagster.yaml", home / "dagster")
+        limit = [dagster, "instance", "concurrency", "set", "ray", "1"]
+        subprocess.run(
+            limit, env=environment, check=True, capture_output=True, timeout=START_TIMEOUT_S
+        )
     log = home / "dagster-dev.log"
     # A process that is born with SIGINT ignored cannot be ended but by force: Dagster copies that onto SIGTERM.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -247,7 +249,9 @@ class Page:
 
     def wait_until_gone(self, text: str) -> None:
         path = f"//*[contains(text(), '{text}')]"
-        self._wait.until_not(lambda browser: browser.find_elements(By.XPATH, path))
+        self._wait.until_not(
+            lambda browser: browser.find_elements(By.XPATH, path), f"{text!r} stays"
+        )
 
     def pick_partition(self, name: str) -> None:
         """In the launchpad of a job."""

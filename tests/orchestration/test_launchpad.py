@@ -78,6 +78,6 @@ def test_every_field_is_there_and_says_what_it_is(model: type[Any]) -> None:
 
 def test_the_docstring_and_the_limit_are_shown() -> None:
     shots = overrides_schema(DataEngineConfig).config_type.fields["shots"].config_type  # pyright: ignore  # Dagster leaves it untyped
-    assert shots.fields["max_clip_s"].description == (  # pyright: ignore
+    assert shots.fields["max_clip_s"].description == (  # pyright: ignore  # the same
         "Longer shots are split into equal clips no longer than this. (> 0)"
     )

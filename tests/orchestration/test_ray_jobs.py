@@ -242,7 +242,8 @@ def test_a_stage_whose_processes_are_killed_is_tried_again_and_goes_on_from_its_
     lines = {line["step"]: line for line in read_metrics(run.stage("t2i").metrics)}
     assert list(lines) == list(range(1, 81))
     # With the times that they took: nothing that had been saved was done a second time.
-    assert max(killer.saved) >= 35
+    # At step 40 that of step 35 may still be under way: a save begins when the one before it is done.
+    assert max(killer.saved) >= 30
     assert {step: lines[step] for step in killer.saved} == killer.saved
     assert min(record.timestamp for record in observed) < killer.at_s[0]
     # From a process of Ray behind the driver.

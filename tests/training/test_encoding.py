@@ -74,8 +74,9 @@ def test_latents_are_those_that_training_would_encode(dataset: Path, tmp_path: P
         assert torch.equal(ours.micro.original_size_B2, theirs.micro.original_size_B2)
         assert torch.equal(ours.micro.crop_top_left_B2, theirs.micro.crop_top_left_B2)
         assert torch.equal(ours.text.mask_BL, theirs.text.mask_BL)
-        assert torch.allclose(ours.text.tokens_BLD * ours.text.mask_BL[..., None],
-                              theirs.text.tokens_BLD, atol=2e-3)  # fmt: skip
+        assert torch.allclose(
+            ours.text.tokens_BLD * ours.text.mask_BL[..., None], theirs.text.tokens_BLD, atol=2e-3
+        )
         assert torch.allclose(ours.text.pooled_BD, theirs.text.pooled_BD)
     assert all(batch.latents_BCFHW.shape == (2, 4, 4, 4, 6) for batch in mixed)
 

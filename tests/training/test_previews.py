@@ -35,7 +35,9 @@ def test_each_prompt_and_a_held_out_clip_become_a_video_and_a_contact_sheet(tmp_
     written = make_previews(PreviewTask(*settings, checkpoint))
 
     folder = RunDirectory(run).stage("stiv").previews
-    names = [f"step-000002-{name}{suffix}" for name in ("0", "1", "given") for suffix in (".png", ".mp4")]  # fmt: skip
+    names = [
+        f"step-000002-{name}{suffix}" for name in ("0", "1", "given") for suffix in (".png", ".mp4")
+    ]
     assert written == [str(folder / name) for name in names]
     with av.open(written[1]) as video:
         frames = list(video.decode(video=0))
@@ -45,7 +47,9 @@ def test_each_prompt_and_a_held_out_clip_become_a_video_and_a_contact_sheet(tmp_
         assert one.tobytes() != other.tobytes()
     # A network that has learnt nothing shows noise, but for the frame that it is given.
     with av.open(written[5]) as video:
-        first, second = (frame.to_ndarray(format="gray") for frame in list(video.decode(video=0))[:2])  # fmt: skip
+        first, second = (
+            frame.to_ndarray(format="gray") for frame in list(video.decode(video=0))[:2]
+        )
     roughness = [abs(frame[:, 1:].astype(int) - frame[:, :-1]).mean() for frame in (first, second)]
     assert roughness[0] < roughness[1]
 

@@ -43,10 +43,14 @@ def test_every_clip_is_either_trained_on_or_held_out(dataset: Path) -> None:
     index = SampleIndex.open([dataset])
     stage, data = config_of().stages["stiv"], config_of().data
     rows = [
-        {int(row) for b in plan_stage(index, stage, data, (2, 2), held_out=held).buckets
-         for mine in b.rows for row in mine}
+        {
+            int(row)
+            for b in plan_stage(index, stage, data, (2, 2), held_out=held).buckets
+            for mine in b.rows
+            for row in mine
+        }
         for held in (False, True)
-    ]  # fmt: skip
+    ]
     assert not rows[0] & rows[1]
     assert len(rows[0] | rows[1]) == 12
     # A clip stays where it is when the share grows.

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchmetrics.functional.image.lpips import _LPIPS  # pyright: ignore[reportPrivateUsage]
+from torchmetrics.functional.image.lpips import _LPIPS  # pyright: ignore[reportPrivateUsage]  # the public one unpickles
 
 from training.errors import EvaluationError
 from training.evaluation.versions import package

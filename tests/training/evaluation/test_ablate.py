@@ -155,11 +155,29 @@ def result() -> EvaluationResult:
         name="fvd_i3d", value=1.0, backend="i3d", num_samples=2, num_references=2, better="lower"
     )
     return EvaluationResult(
-        suite="", source="", with_text=True, weights_sha256="", dataset_fingerprint="", was_trained_on=True,
-        held_out_share=None, num_samples=2, num_references=2, num_frames=4, sampling_stride=2, fps=12.0,
-        reference_fps=(12.0, 12.0, 12.0), height_px=32, width_px=48, seed=0, num_sampling_steps=2, solver="euler",
-        guidance="joint 7.5", image_guidance_scale=None, metrics=(metric,), skipped=(),
-    )  # fmt: skip
+        suite="",
+        source="",
+        with_text=True,
+        weights_sha256="",
+        dataset_fingerprint="",
+        was_trained_on=True,
+        held_out_share=None,
+        num_samples=2,
+        num_references=2,
+        num_frames=4,
+        sampling_stride=2,
+        fps=12.0,
+        reference_fps=(12.0, 12.0, 12.0),
+        height_px=32,
+        width_px=48,
+        seed=0,
+        num_sampling_steps=2,
+        solver="euler",
+        guidance="joint 7.5",
+        image_guidance_scale=None,
+        metrics=(metric,),
+        skipped=(),
+    )
 
 
 def images_only() -> TrainConfig:

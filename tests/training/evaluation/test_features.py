@@ -56,9 +56,14 @@ def test_a_file_that_is_no_torchscript_is_refused(tmp_path: Path) -> None:
 def test_videomae_takes_its_number_of_frames_from_any_clip(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = VideoMAEConfig(
-        image_size=32, patch_size=16, num_frames=4, hidden_size=16, num_hidden_layers=1,
-        num_attention_heads=2, intermediate_size=16,
-    )  # fmt: skip
+        image_size=32,
+        patch_size=16,
+        num_frames=4,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
     model = VideoMAEModel(config)
     model.save_pretrained(tmp_path)
     processor = VideoMAEImageProcessor(

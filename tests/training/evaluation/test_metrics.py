@@ -44,7 +44,7 @@ def test_frechet_agrees_with_scipy_and_torchmetrics(nums: tuple[int, int]) -> No
     found = frechet_distance(one, other)
     assert found == pytest.approx(expected, rel=1e-5)
     arguments = (means[0], covariances[0], means[1], covariances[1])
-    theirs = fid._compute_fid(*(torch.from_numpy(value) for value in arguments))  # pyright: ignore[reportPrivateUsage]
+    theirs = fid._compute_fid(*(torch.from_numpy(value) for value in arguments))  # pyright: ignore[reportPrivateUsage]  # the public one takes images
     assert found == pytest.approx(float(theirs), rel=1e-5)
 
 
